@@ -1,0 +1,309 @@
+"""What a run is: one frozen, strict record per part, read from one YAML file and dotted overrides.
+
+    config = load_config("configs/tiny.yaml", ["data.root=/data/sim", "train.learning_rate=1e-3"])
+
+An unknown key, a wrong type or a value out of range fails with the key's path and the file, before anything else is
+done. There are no includes and no registry: what the file says is what runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fusionperc.geometry import BevGrid
+from fusionperc.types import Sensor, sensors_from_letters
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; its one-line message names the key, the value and the remedy."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False, protected_namespaces=())
+
+
+class AugmentationConfig(_Record):
+    """Ranges of the random augmentation of training samples; see `data/augment.py`."""
+
+    flip_x: bool = Field(False, description="mirror front and back half of the time")
+    flip_y: bool = Field(True, description="mirror left and right half of the time")
+    rotation_rad: float = Field(0.4, ge=0, le=math.pi, description="yaw rotation drawn from +- this")
+    scale: tuple[float, float] = Field((0.95, 1.05), description="range of the uniform scale of space")
+    image_zoom: tuple[float, float] = Field((0.95, 1.15), description="range of picture zoom beyond fitting the width")
+    image_colour: float = Field(0.2, ge=0, lt=1, description="relative jitter of brightness, contrast, saturation")
+
+    @classmethod
+    def none(cls) -> Self:
+        """No augmentation: what evaluation uses."""
+        return cls(flip_x=False, flip_y=False, rotation_rad=0, scale=(1, 1), image_zoom=(1, 1), image_colour=0)
+
+
+class DataConfig(_Record):
+    """Which nuScenes folder, which part of it, and how a sample is read."""
+
+    root: Path = Field(Path("data/sim"), description="folder that holds the version folder, samples/ and sweeps/")
+    version: str = Field("v1.0-mini", description="name of the table folder, e.g. v1.0-mini or v1.0-trainval")
+    train_split: str = Field("mini_train", description="drives to train on")
+    split: str = Field("mini_val", description="held-out drives: validation during training, and evaluation")
+    scenes: tuple[str, ...] | None = Field(None, description="keep only these drives, e.g. [scene-0061]")
+    missing: Literal["skip", "absent_sensor", "error"] = Field(
+        "error", description="what to do with a sample whose sensor files are not on disk"
+    )
+    lidar_sweeps: int = Field(10, ge=1, le=20, description="LiDAR sweeps per sample, the key frame included")
+    radar_sweeps: int = Field(6, ge=1, le=20, description="sweeps per radar, the key frame included")
+    image_size: tuple[int, int] = Field((128, 352), description="height, width of a picture as the model sees it, px")
+    keep_ego_returns: bool = Field(False, description="keep LiDAR points on the ego vehicle's own roof")
+    radar_filter: Literal["devkit", "none"] = Field("devkit", description="the devkit's default state filters, or all")
+    cache: Path | None = Field(None, description="folder of the index cache; default: <run.dir>/cache")
+    batch_size: int = Field(2, ge=1, description="samples per step and device")
+    workers: int = Field(2, ge=0, description="loader processes")
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @field_validator("image_size")
+    @classmethod
+    def _divisible(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 32 or value[0] % 32 or value[1] % 32:
+            raise ValueError(f"{list(value)}: height and width must be multiples of 32 px")
+        return value
+
+
+class GridConfig(_Record):
+    """The bird's-eye-view grid in which everything is fused."""
+
+    range_m: float = Field(51.2, gt=0, description="half side of the square around the ego")
+    z_min_m: float = -5.0
+    z_max_m: float = 3.0
+    cell_m: float = Field(0.8, gt=0)
+
+    @model_validator(mode="after")
+    def _is_a_grid(self) -> Self:
+        self.grid()
+        return self
+
+    def grid(self) -> BevGrid:
+        return BevGrid(
+            -self.range_m, self.range_m, -self.range_m, self.range_m, self.z_min_m, self.z_max_m, self.cell_m
+        )
+
+
+class CameraEncoderConfig(_Record):
+    backbone: Literal["resnet18", "resnet50", "convnext_tiny", "efficientnet_lite0"] = "efficientnet_lite0"
+    weights: Literal["none", "imagenet"] | Path = Field(
+        "imagenet", description="'imagenet' takes the installed or cached ImageNet weights, a path a state dict, or 'none'"
+    )
+    channels: int = Field(64, ge=8, description="channels of the picture features and of the camera BEV")
+    depth_min_m: float = Field(1.0, gt=0)
+    depth_max_m: float = Field(60.0, gt=0)
+    depth_bins: int = Field(59, ge=2)
+    bev_blocks: int = Field(2, ge=0, description="residual blocks on the camera BEV")
+
+
+class PillarEncoderConfig(_Record):
+    """LiDAR and radar encoders: pillars, a PointNet, a 2D residual network with a feature pyramid."""
+
+    pillar_m: float = Field(0.4, gt=0, description="side of a pillar; the grid's cell must be 1, 2, 4 ... pillars")
+    point_channels: int = Field(32, ge=4)
+    channels: tuple[int, ...] = Field((64, 128), min_length=1, description="per stage; each further stage halves the grid")
+    blocks: tuple[int, ...] = Field((2, 2), min_length=1, description="residual blocks per stage")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.channels) != len(self.blocks):
+            raise ValueError(f"channels {list(self.channels)} and blocks {list(self.blocks)} must be equally long")
+        return self
+
+
+class FusionConfig(_Record):
+    style: Literal["joint", "co"] = Field("joint", description="one stream (UNITER) or two co-attending ones (ViLBERT)")
+    channels: int = Field(64, ge=8)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    window: int = Field(8, ge=2, description="side of an attention window, cells")
+    mlp_ratio: float = Field(2.0, gt=0)
+    bev_blocks: int = Field(2, ge=0, description="residual blocks on the fused BEV")
+
+
+class DetectionHeadConfig(_Record):
+    channels: int = Field(64, ge=8)
+    queries: int = Field(200, ge=1, description="highest heatmap peaks taken as queries")
+    decoder_layers: int = Field(1, ge=0, description="0 is CenterPoint's head")
+    heads: int = Field(4, ge=1)
+    score_threshold: float = Field(0.01, ge=0, lt=1, description="detections below are not reported")
+
+
+class ModelConfig(_Record):
+    """The network of `models/fusionperc.py`."""
+
+    sensors: str = Field("CRL", description="which encoders exist: C camera, R radar, L LiDAR")
+    grid: GridConfig = GridConfig()
+    camera: CameraEncoderConfig = CameraEncoderConfig()
+    lidar: PillarEncoderConfig = PillarEncoderConfig()
+    radar: PillarEncoderConfig = PillarEncoderConfig(pillar_m=0.8, channels=(64,), blocks=(2,))
+    fusion: FusionConfig = FusionConfig()
+    detection: DetectionHeadConfig = DetectionHeadConfig()
+
+    @field_validator("sensors")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        sensors_from_letters(value)
+        return value.upper()
+
+    @property
+    def sensor_names(self) -> tuple[Sensor, ...]:
+        return sensors_from_letters(self.sensors)
+
+    @model_validator(mode="after")
+    def _pillars_fit(self) -> Self:
+        for name, encoder in (("lidar", self.lidar), ("radar", self.radar)):
+            ratio = self.grid.cell_m / encoder.pillar_m
+            if ratio < 1 or abs(math.log2(ratio) - round(math.log2(ratio))) > 1e-6:
+                raise ValueError(
+                    f"{name}.pillar_m = {encoder.pillar_m} m: grid.cell_m = {self.grid.cell_m} m must be 1, 2, 4 ... times it"
+                )
+        if self.fusion.channels % self.fusion.heads or self.detection.channels % self.detection.heads:
+            raise ValueError("fusion.channels and detection.channels must be multiples of their heads")
+        return self
+
+
+class ObjectiveConfig(_Record):
+    """Weights of the detection losses; see `objectives/detection.py`."""
+
+    heatmap: float = Field(1.0, ge=0)
+    sensor_heatmap: float = Field(0.5, ge=0, description="each sensor's own light head: no sensor is ignored")
+    classification: float = Field(1.0, ge=0)
+    box: float = Field(0.5, ge=0)
+    velocity: float = Field(0.2, ge=0, description="relative weight of velocity among the box terms")
+    attribute: float = Field(0.1, ge=0)
+    depth: float = Field(0.5, ge=0)
+    min_points: int = Field(1, ge=0, description="boxes with fewer LiDAR plus radar points are not learnt")
+    match_class: float = Field(1.0, ge=0, description="cost of the class when queries are matched")
+    match_center: float = Field(0.5, ge=0, description="cost of the centre, per metre")
+    match_box: float = Field(0.25, ge=0, description="cost of log-size and of sin/cos of yaw")
+
+
+class TrainConfig(_Record):
+    steps: int = Field(1000, ge=1, description="optimiser steps of the whole run")
+    accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+    learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    backbone_rate: float = Field(0.5, gt=0, description="the picture backbone's learning rate relative to the rest")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    sensor_dropout: float = Field(0.3, ge=0, le=1, description="share of batches trained on a random sensor subset")
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1, description="processes; more than one trains with DDP")
+    class_balanced: bool = Field(True, description="draw samples with rare classes more often (CBGS)")
+    validate_every: int = Field(500, ge=1, description="steps between validations")
+    validate_samples: int = Field(64, ge=1, description="samples of the held-out split used while training")
+    save_every: int = Field(200, ge=1, description="steps between checkpoints")
+    log_every: int = Field(20, ge=1)
+
+
+class RunConfig(_Record):
+    dir: Path = Field(Path("runs/default"), description="folder of checkpoints, logs, report; made if missing")
+    resume: bool = Field(False, description="go on from the folder's last checkpoint, exactly")
+
+
+class Config(_Record):
+    """Everything a run needs; the resolved copy is kept in the run folder as config.yaml."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Reads `path` (the defaults if None), applies ``key.path=value`` overrides and checks all of it.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, a key is unknown, a value does not fit.
+    """
+    values: Any = {}
+    source = "defaults" if path is None else str(path)
+    if path is not None:
+        try:
+            text = Path(path).read_text()
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); see configs/") from None
+        try:
+            values = yaml.load(text, _Loader) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: holds a {type(values).__name__}, expected 'key: value' lines")
+    return build_config(values, overrides, source=source)
+
+
+def build_config(values: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> Config:
+    """Checks a nested dictionary after applying overrides. Raises `ConfigError`."""
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{source}: unknown key '{key}'{_nearest(first['loc'])}{more}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        shown = f" = {first['input']!r}" if not isinstance(first["input"], dict) else ""
+        raise ConfigError(f"{source}: {key or 'config'}{shown}: {message}{more}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override '{override}' is no key=value, e.g. data.root=/data/nuscenes")
+    *parents, leaf = key.split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override '{override}': '{parent}' is a value, it has no keys below it")
+        node = child
+    try:
+        node[leaf] = yaml.load(text, _Loader) if text else ""
+    except yaml.YAMLError:
+        node[leaf] = text
+
+
+def _nearest(location: Sequence[int | str]) -> str:
+    """'; did you mean ...' from the keys that exist at that place."""
+    import difflib
+
+    record: Any = Config
+    for part in location[:-1]:
+        record = record.model_fields[str(part)].annotation
+    close = difflib.get_close_matches(str(location[-1]), list(record.model_fields), n=1)
+    known = ", ".join(record.model_fields)
+    return f"; did you mean '{close[0]}'?" if close else f"; known here: {known}"

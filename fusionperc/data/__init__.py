@@ -1,0 +1,1 @@
+"""Reading nuScenes folders, augmentation and loading."""

@@ -1,0 +1,139 @@
+"""nuScenes' point cloud files: LiDAR `.pcd.bin` and binary radar `.pcd`, as numpy arrays in the sensor's frame.
+
+Both are read with one copy and checked: a file that is cut off, whose header does not fit its data or that holds
+numbers that are none is damaged, and says so by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusionperc.data.errors import DataError
+
+#: Columns of a LiDAR file, all float32.
+LIDAR_COLUMNS = 5
+#: Stored LiDAR intensities are 0 to 255.
+LIDAR_INTENSITY_MAX = 255.0
+
+#: The 18 fields of a nuScenes radar file.
+RADAR_DTYPE = np.dtype(
+    [
+        ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"),
+        ("vx", "<f4"), ("vy", "<f4"), ("vx_comp", "<f4"), ("vy_comp", "<f4"), ("is_quality_valid", "i1"),
+        ("ambig_state", "i1"), ("x_rms", "i1"), ("y_rms", "i1"), ("invalid_state", "i1"), ("pdh0", "i1"),
+        ("vx_rms", "i1"), ("vy_rms", "i1"),
+    ]
+)  # fmt: skip
+
+#: LiDAR returns inside this box around the own vehicle, x, y, z in its ego frame (origin on the ground below the rear
+#: axle), are its own body, and the sensor's 'no return' at its origin.
+EGO_VEHICLE_M = ((-0.9, 3.5), (-1.1, 1.1), (-0.2, 2.2))
+
+_REMEDY = "fetch the file again, or set data.missing=skip after removing it"
+_RADAR_FLOATS = tuple(name for name in RADAR_DTYPE.names or () if RADAR_DTYPE[name].kind == "f")
+
+
+def read_lidar(path: Path) -> NDArray[np.float32]:
+    """(P, 5) of x, y, z in metres in the LiDAR's frame, intensity 0 to 255, ring.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: the file's size is no whole number of points, or a value is NaN or infinite.
+    """
+    values = np.fromfile(path, dtype="<f4")
+    size = path.stat().st_size
+    if size % (4 * LIDAR_COLUMNS):
+        raise DataError(
+            f"{path}: {size} bytes are no whole number of 20-byte LiDAR points, the file is cut off: {_REMEDY}"
+        )
+    points = values.reshape(-1, LIDAR_COLUMNS)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(points)).any(1).sum())
+        raise DataError(f"{path}: {bad} of {len(points)} LiDAR points are NaN or infinite: {_REMEDY}")
+    return points.astype(np.float32, copy=False)
+
+
+def read_radar(path: Path, point_filter: Literal["devkit", "none"] = "devkit") -> NDArray[Any]:
+    """Radar points as a structured array of `RADAR_DTYPE`, in the radar's frame (x front, y left).
+
+    Args:
+        path: a binary PCD file with nuScenes' 18 fields.
+        point_filter: 'devkit' keeps what the devkit's `RadarPointCloud` keeps by default (valid, of unambiguous
+            Doppler, not 'stopped'), 'none' keeps everything.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: the header does not say what nuScenes' says, does not fit the data, or a value is NaN or infinite.
+            As in the devkit, a first point with NaN says that the cloud is empty.
+    """
+    content = path.read_bytes()
+    header, data = _split_header(path, content)
+    count = _checked_count(path, header)
+    need = count * RADAR_DTYPE.itemsize
+    if len(data) < need:
+        raise DataError(f"{path}: POINTS {count} need {need} bytes, only {len(data)} follow the header: {_REMEDY}")
+    # The data set's own files are padded with zeros; anything else after the last point is a point not counted.
+    if any(data[need:]):
+        raise DataError(f"{path}: POINTS {count} leave data uncounted ({len(data) - need} bytes): {_REMEDY}")
+    points = np.frombuffer(data, dtype=RADAR_DTYPE, count=count)
+    if count == 0:
+        return points
+    finite = np.all([np.isfinite(points[name]) for name in _RADAR_FLOATS], axis=0)
+    if not finite[0]:
+        return points[:0]
+    if not finite.all():
+        raise DataError(f"{path}: {int((~finite).sum())} of {count} radar points are NaN or infinite: {_REMEDY}")
+    if point_filter == "none":
+        return points
+    keep = (points["invalid_state"] == 0) & (points["ambig_state"] == 3)
+    keep &= (points["dyn_prop"] >= 0) & (points["dyn_prop"] <= 6)
+    filtered: NDArray[Any] = points[keep]
+    return filtered
+
+
+def is_own_vehicle(xyz_m: NDArray[np.float32], ego_T_sensor: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(P,) which (P, 3) points in the sensor's frame lie in `EGO_VEHICLE_M`; `ego_T_sensor` is the calibration."""
+    in_ego = xyz_m @ ego_T_sensor[:3, :3].T + ego_T_sensor[:3, 3]
+    inside: NDArray[np.bool_] = np.ones(len(in_ego), dtype=bool)
+    for axis, (low, high) in enumerate(EGO_VEHICLE_M):
+        inside &= (in_ego[:, axis] >= low) & (in_ego[:, axis] <= high)
+    return inside
+
+
+def _split_header(path: Path, content: bytes) -> tuple[dict[str, list[str]], bytes]:
+    """The header's words by key, and the bytes after its DATA line."""
+    start = content.find(b"\nDATA ")
+    end = content.find(b"\n", start + 1)
+    if start < 0 or end < 0:
+        raise DataError(f"{path}: no PCD file (no DATA line in its header): {_REMEDY}")
+    lines = content[:end].decode("ascii", errors="replace").splitlines()
+    words = [line.split() for line in lines if line and not line.startswith("#")]
+    return {line[0]: line[1:] for line in words if line}, content[end + 1 :]
+
+
+def _checked_count(path: Path, header: dict[str, list[str]]) -> int:
+    """The number of points after holding the header against nuScenes' own."""
+    names = list(RADAR_DTYPE.names or ())
+    expected = {
+        "FIELDS": names,
+        "SIZE": [str(RADAR_DTYPE[name].itemsize) for name in names],
+        "TYPE": ["F" if RADAR_DTYPE[name].kind == "f" else "I" for name in names],
+        "COUNT": ["1"] * len(names),
+        "HEIGHT": ["1"],
+        "DATA": ["binary"],
+    }
+    for key, value in expected.items():
+        if header.get(key) != value:
+            found = " ".join(header[key]) if key in header else "missing"
+            raise DataError(f"{path}: PCD header {key} is '{found}', nuScenes radar has '{' '.join(value)}': {_REMEDY}")
+    try:
+        width, points = (int(header[key][0]) for key in ("WIDTH", "POINTS"))
+    except (KeyError, IndexError, ValueError):
+        raise DataError(f"{path}: PCD header without numbers for WIDTH and POINTS: {_REMEDY}") from None
+    if width != points or points < 0:
+        raise DataError(f"{path}: PCD header has WIDTH {width} but POINTS {points}, they must be equal: {_REMEDY}")
+    return points

@@ -1,0 +1,223 @@
+"""Rigid transforms, yaw, projection, box corners and the bird's-eye-view grid.
+
+This is the only place for geometry. Everything is a `torch` tensor of the caller's dtype; leading batch
+dimensions broadcast. A transform is called ``dst_T_src``: a (..., 4, 4) matrix that maps homogeneous points of
+frame ``src`` to frame ``dst``, so that ``a_T_c = a_T_b @ b_T_c`` reads like the chain it is.
+
+Frames: *ego* is x forward, y left, z up; a *camera* is x right, y down, z forward; yaw turns counter-clockwise
+seen from above, from +x, in (-pi, pi].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+#: Signs of a box's eight corners along (forward, left, up): the bottom face counter-clockwise from the
+#: front left, then the top face in the same order.
+CORNER_SIGNS = (
+    (1.0, 1.0, -1.0),
+    (-1.0, 1.0, -1.0),
+    (-1.0, -1.0, -1.0),
+    (1.0, -1.0, -1.0),
+    (1.0, 1.0, 1.0),
+    (-1.0, 1.0, 1.0),
+    (-1.0, -1.0, 1.0),
+    (1.0, -1.0, 1.0),
+)
+
+#: The twelve edges of a box as pairs of corner indices; the last two are a heading mark's (front face) diagonals.
+CORNER_EDGES = (
+    (0, 1), (1, 2), (2, 3), (3, 0),
+    (4, 5), (5, 6), (6, 7), (7, 4),
+    (0, 4), (1, 5), (2, 6), (3, 7),
+)  # fmt: skip
+
+
+def wrap_angle(angle_rad: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The same angle in (-pi, pi]."""
+    wrapped = torch.remainder(angle_rad + math.pi, 2 * math.pi) - math.pi
+    return torch.where(wrapped <= -math.pi, wrapped + 2 * math.pi, wrapped)
+
+
+def rotation_from_yaw(yaw_rad: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation about +z by `yaw_rad`."""
+    cos, sin = torch.cos(yaw_rad), torch.sin(yaw_rad)
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rows = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=-1)
+    return rows.reshape(*yaw_rad.shape, 3, 3)
+
+
+def rotation_from_quaternion(wxyz: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotation of a quaternion in nuScenes' order (w, x, y, z); it is normalised first.
+
+    Raises:
+        ValueError: a quaternion has no length.
+    """
+    norm = wxyz.norm(dim=-1, keepdim=True)
+    if bool((norm < 1e-9).any()):
+        raise ValueError("rotation_from_quaternion: a quaternion of length 0 is no rotation")
+    w, x, y, z = (wxyz / norm).unbind(-1)
+    rows = torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ],
+        dim=-1,
+    )  # fmt: skip
+    return rows.reshape(*wxyz.shape[:-1], 3, 3)
+
+
+def quaternion_from_yaw(yaw_rad: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 4"]:
+    """Quaternion (w, x, y, z) of a rotation about +z."""
+    half, zero = yaw_rad / 2, torch.zeros_like(yaw_rad)
+    return torch.stack([torch.cos(half), zero, zero, torch.sin(half)], dim=-1)
+
+
+def yaw_from_rotation(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
+    """Heading of the rotated x axis in the horizontal plane."""
+    return torch.atan2(rotation[..., 1, 0], rotation[..., 0, 0])
+
+
+def rigid(
+    rotation: Float[Tensor, "*batch 3 3"], translation_m: Float[Tensor, "*batch 3"]
+) -> Float[Tensor, "*batch 4 4"]:
+    """The (..., 4, 4) transform that rotates, then translates."""
+    matrix = torch.zeros(*rotation.shape[:-2], 4, 4, dtype=rotation.dtype, device=rotation.device)
+    matrix[..., :3, :3] = rotation
+    matrix[..., :3, 3] = translation_m
+    matrix[..., 3, 3] = 1
+    return matrix
+
+
+def inverse(dst_T_src: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """src_T_dst of a *rigid* transform (the rotation is transposed, not inverted)."""
+    rotation = dst_T_src[..., :3, :3].transpose(-1, -2)
+    return rigid(rotation, -(rotation @ dst_T_src[..., :3, 3:]).squeeze(-1))
+
+
+def transform_points(
+    dst_T_src: Float[Tensor, "*batch 4 4"], xyz_m: Float[Tensor, "*batch points 3"]
+) -> Float[Tensor, "*batch points 3"]:
+    """Moves points from frame `src` to frame `dst`; also takes affine (augmentation) matrices."""
+    return xyz_m @ dst_T_src[..., :3, :3].transpose(-1, -2) + dst_T_src[..., None, :3, 3]
+
+
+def project_points(
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    camera_T_ego: Float[Tensor, "*batch 4 4"],
+    xyz_m: Float[Tensor, "*batch points 3"],
+    min_depth_m: float = 0.1,
+) -> tuple[Float[Tensor, "*batch points 2"], Float[Tensor, "*batch points"]]:
+    """Pinhole projection of ego-frame points.
+
+    Returns:
+        Picture coordinates (u to the right, v down, pixels; a pixel's centre lies at index + 0.5) and depth along
+        the optical axis in metres. Where depth is below `min_depth_m` the coordinates are NaN.
+    """
+    in_camera = transform_points(camera_T_ego, xyz_m)
+    depth = in_camera[..., 2]
+    homogeneous = in_camera @ intrinsics.transpose(-1, -2)
+    safe = torch.where(depth < min_depth_m, torch.full_like(depth, float("nan")), homogeneous[..., 2])
+    return homogeneous[..., :2] / safe[..., None], depth
+
+
+def box_corners(
+    center_m: Float[Tensor, "*batch 3"], size_lwh_m: Float[Tensor, "*batch 3"], yaw_rad: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch 8 3"]:
+    """The eight corners in the order of `CORNER_SIGNS`."""
+    signs = torch.tensor(CORNER_SIGNS, dtype=center_m.dtype, device=center_m.device)
+    local = signs * (size_lwh_m[..., None, :] / 2)
+    return local @ rotation_from_yaw(yaw_rad).transpose(-1, -2) + center_m[..., None, :]
+
+
+def points_in_boxes(
+    xyz_m: Float[Tensor, "points 3"],
+    center_m: Float[Tensor, "boxes 3"],
+    size_lwh_m: Float[Tensor, "boxes 3"],
+    rotation: Float[Tensor, "boxes 3 3"],
+) -> Bool[Tensor, "boxes points"]:
+    """Which points lie in which (closed) boxes; `rotation` is box to frame, so tilted boxes are exact too."""
+    local = (xyz_m[None] - center_m[:, None]) @ rotation
+    return (local.abs() <= size_lwh_m[:, None] / 2).all(dim=-1)
+
+
+@dataclass(frozen=True)
+class BevGrid:
+    """A regular bird's-eye-view grid in the ego frame.
+
+    Index ix runs forward (+x), iy to the left (+y); a cell is half-open, [min + i*cell, min + (i+1)*cell); its centre
+    is min + (i + 0.5)*cell. Tensors on the grid are (B, C, X, Y).
+
+    Attributes:
+        x_min_m, x_max_m, y_min_m, y_max_m: horizontal range, metres.
+        z_min_m, z_max_m: points outside this height range do not enter the grid.
+        cell_m: side of a square cell.
+
+    Raises:
+        ValueError: a range is empty or no whole number of cells.
+    """
+
+    x_min_m: float
+    x_max_m: float
+    y_min_m: float
+    y_max_m: float
+    z_min_m: float
+    z_max_m: float
+    cell_m: float
+
+    def __post_init__(self) -> None:
+        if not self.cell_m > 0:
+            raise ValueError(f"BevGrid: cell_m = {self.cell_m} must be positive")
+        for axis, low, high in (("x", self.x_min_m, self.x_max_m), ("y", self.y_min_m, self.y_max_m)):
+            cells = (high - low) / self.cell_m
+            if not cells >= 1 or abs(cells - round(cells)) > 1e-6 * max(1.0, cells):
+                raise ValueError(
+                    f"BevGrid: {axis} range [{low}, {high}] m is no whole number of {self.cell_m} m cells: change one"
+                )
+        if not self.z_max_m > self.z_min_m:
+            raise ValueError(f"BevGrid: z range [{self.z_min_m}, {self.z_max_m}] m is empty")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(X, Y): the number of cells forward and to the left."""
+        return (
+            round((self.x_max_m - self.x_min_m) / self.cell_m),
+            round((self.y_max_m - self.y_min_m) / self.cell_m),
+        )
+
+    @property
+    def num_cells(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    def with_cell(self, cell_m: float) -> BevGrid:
+        """The same range in cells of another size."""
+        return BevGrid(
+            self.x_min_m, self.x_max_m, self.y_min_m, self.y_max_m, self.z_min_m, self.z_max_m, cell_m
+        )
+
+    def cell_indices(
+        self, xyz_m: Float[Tensor, "points 3"]
+    ) -> tuple[Int[Tensor, "points 2"], Bool[Tensor, " points"]]:
+        """(ix, iy) of each point, and whether it lies in the grid (NaN and infinities do not).
+
+        float32 true division decides the cell, as everywhere in this package.
+        """
+        low = torch.tensor([self.x_min_m, self.y_min_m], dtype=xyz_m.dtype, device=xyz_m.device)
+        coordinate = torch.floor((xyz_m[:, :2] - low) / self.cell_m)
+        size = torch.tensor(self.shape, dtype=xyz_m.dtype, device=xyz_m.device)
+        inside = (coordinate >= 0).all(1) & (coordinate < size).all(1)
+        inside &= (xyz_m[:, 2] >= self.z_min_m) & (xyz_m[:, 2] < self.z_max_m)
+        return torch.where(inside[:, None], coordinate, torch.zeros_like(coordinate)).long(), inside
+
+    def centers_m(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+        """Cell centres, (X, Y, 2)."""
+        size_x, size_y = self.shape
+        x = self.x_min_m + (torch.arange(size_x, dtype=dtype, device=device) + 0.5) * self.cell_m
+        y = self.y_min_m + (torch.arange(size_y, dtype=dtype, device=device) + 0.5) * self.cell_m
+        return torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1)

@@ -1,0 +1,1 @@
+"""Voxelization and BEV pooling: contract, torch reference and dispatch."""

@@ -1,0 +1,1 @@
+"""Simulated drives, written as nuScenes folders."""

@@ -1,0 +1,262 @@
+"""Records one simulated drive: moves the world along, fires the sensors when they are due, writes what they measure."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusionperc.simulation import camera, lidar, radar
+from fusionperc.simulation.labels import count_points, visibility_levels
+from fusionperc.simulation.rig import (
+    LIDAR_PERIOD_US,
+    RADAR_PERIOD_US,
+    RIG,
+    SWEEPS_PER_KEY_FRAME,
+    picture_size_px,
+    world_T_ego,
+)
+from fusionperc.simulation.traffic import Actor, EgoState, TrafficDrive, simulate_traffic
+from fusionperc.simulation.world import World
+from fusionperc.simulation.writer import (
+    DriveName,
+    DriveWriter,
+    Label,
+    jpeg_bytes,
+    token,
+    write_can_bus,
+    write_map,
+)
+from fusionperc.types import CAMERAS, LIDAR, RADARS
+
+KEY_FRAME_PERIOD_US = LIDAR_PERIOD_US * SWEEPS_PER_KEY_FRAME
+#: Objects within this range are in the world; those nearer than the second are annotated.
+WORLD_RADIUS_M, LABEL_RADIUS_M = 115.0, 80.0
+#: Ten LiDAR sweeps and six radar scans lie before the first key frame.
+_LEAD_US = 540_000
+_CAMERA_SWEEPS_PER_KEY_FRAME = 6
+_CAN_BUS_PERIOD_US = 20_000
+_TRAFFIC_ATTEMPTS = 5
+#: 2026-01-01 00:00 UTC: drives are an hour apart from here on.
+_FIRST_START_US = 1_767_225_600_000_000
+
+
+@dataclass(frozen=True)
+class DriveSpec:
+    """All that decides one drive's bytes.
+
+    Attributes:
+        set_name: of the set it belongs to; part of every token.
+        name: nuScenes scene name.
+        split: which of the set's splits it belongs to.
+        number: unique in the set; start of its random numbers and its place in time.
+        seed: of the set.
+        town_seed: layout of the town; drives may share one.
+        duration_s: half a second a key frame.
+        image_scale: pictures relative to 1600x900.
+        lidar_azimuths: columns of a LiDAR sweep.
+        camera_sweeps: whether cameras also take pictures between key frames, at 12 Hz.
+    """
+
+    set_name: str
+    name: str
+    split: Literal["train", "val"]
+    number: int
+    seed: int
+    town_seed: int
+    duration_s: float
+    image_scale: float
+    lidar_azimuths: int = lidar.NUM_AZIMUTHS
+    camera_sweeps: bool = False
+
+    @property
+    def num_key_frames(self) -> int:
+        return max(2, round(self.duration_s * 1e6 / KEY_FRAME_PERIOD_US))
+
+    @property
+    def start_us(self) -> int:
+        return _FIRST_START_US + self.number * 3_600_000_000
+
+
+def record_drive(spec: DriveSpec, root: Path, on_key_frame: Callable[[], None]) -> None:
+    """Simulates and writes one drive; its row file is written last.
+
+    Args:
+        spec: the drive.
+        root: folder of the set.
+        on_key_frame: called after each key frame.
+
+    Raises:
+        ImportError: the traffic simulator is not installed.
+        OSError: the folder cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="fusionperc-") as folder:
+        drive = _traffic(spec, Path(folder))
+    map_token = token(spec.set_name, "map", spec.town_seed)
+    write_map(root, map_token, drive.town.raster("drivable"))
+    recorder = _Recorder(spec, drive, root)
+    recorder.run(on_key_frame)
+    recorder.writer.finish(recorder.daylight.description, map_token)
+
+
+def _traffic(spec: DriveSpec, folder: Path) -> TrafficDrive:
+    """Traffic of the drive; where no car of the recording kind drove through, another seed is tried."""
+    seed = spec.seed * 100_000 + spec.number
+    for attempt in range(_TRAFFIC_ATTEMPTS - 1):
+        try:
+            return simulate_traffic(spec.town_seed, seed + 10_000 * attempt, spec.duration_s, folder)
+        except RuntimeError as error:
+            if "drive seed" not in str(error):
+                raise
+    return simulate_traffic(spec.town_seed, seed + 10_000 * (_TRAFFIC_ATTEMPTS - 1), spec.duration_s, folder)
+
+
+@dataclass
+class _KeyFrame:
+    """What is known of a key frame until its labels can be made."""
+
+    time_us: int
+    actors: list[Actor]
+    num_lidar_pts: NDArray[np.int64]
+    num_radar_pts: NDArray[np.int64]
+    visibility: list[int]
+
+
+class _Recorder:
+    """The clockwork of one drive. Times are microseconds relative to the first key frame."""
+
+    def __init__(self, spec: DriveSpec, drive: TrafficDrive, root: Path) -> None:
+        self.spec = spec
+        self.drive = drive
+        self.world = World(drive.town)
+        self.size_px = picture_size_px(spec.image_scale)
+        self.name = DriveName(spec.set_name, spec.name, f"simulated-town-{spec.town_seed:04d}", spec.start_us)
+        self.writer = DriveWriter(root, self.name, self.size_px)
+        self.daylight = camera.sample_daylight(self._rng("daylight", 0))
+        self.last_us = (spec.num_key_frames - 1) * KEY_FRAME_PERIOD_US
+        self.radar_due = {channel: self._radar_times(channel) for channel in RADARS}
+
+    def run(self, on_key_frame: Callable[[], None]) -> None:
+        """Fires everything in order of time. Actors stand for a LiDAR sweep; radars correct for what they moved since."""
+        key_frames: dict[int, _KeyFrame] = {}
+        sweeps = range(-SWEEPS_PER_KEY_FRAME, self.last_us // LIDAR_PERIOD_US + 1)
+        # A radar's key scan can come a tick before its key frame: the frames' objects are known ahead.
+        for time_us in range(0, self.last_us + 1, KEY_FRAME_PERIOD_US):
+            actors = self.drive.actors_at(time_us * 1e-6, LABEL_RADIUS_M)
+            none = np.zeros(len(actors), dtype=np.int64)
+            key_frames[time_us] = _KeyFrame(time_us, actors, none, none, [])
+            self.writer.add_key_frame(self.spec.start_us + time_us)
+        for sweep in sweeps:
+            time_us = sweep * LIDAR_PERIOD_US
+            frame = key_frames.get(time_us)
+            actors = self.drive.actors_at(time_us * 1e-6, WORLD_RADIUS_M)
+            self.world.set_actors(actors)
+            self._lidar(time_us, frame)
+            self._radars(time_us, actors, key_frames)
+            if frame is not None:
+                frame.visibility = visibility_levels(self.world, frame.actors, self._ego(time_us)[1])
+            self._cameras(time_us)
+            if frame is not None:
+                on_key_frame()
+        for frame in key_frames.values():
+            self.writer.add_labels(self.spec.start_us + frame.time_us, _labels(frame))
+        states = range(-LIDAR_PERIOD_US * SWEEPS_PER_KEY_FRAME, self.last_us + 1, _CAN_BUS_PERIOD_US)
+        write_can_bus(
+            self.writer.root, self.name, ((self.spec.start_us + t, self.drive.ego_at(t * 1e-6)) for t in states)
+        )
+
+    def _rng(self, what: str, time_us: int) -> np.random.Generator:
+        """Random numbers of one firing, whatever else happened before."""
+        label = int(token(what)[:8], 16)
+        return np.random.default_rng((self.spec.seed, self.spec.number, label, time_us + 10_000_000))
+
+    def _ego(self, time_us: int) -> tuple[EgoState, NDArray[np.float64]]:
+        state = self.drive.ego_at(time_us * 1e-6)
+        return state, world_T_ego(state.x_m, state.y_m, state.yaw_rad)
+
+    def _lidar(self, time_us: int, frame: _KeyFrame | None) -> None:
+        state, pose = self._ego(time_us)
+        world_T_lidar = pose @ RIG[LIDAR].ego_T_sensor
+        rng = self._rng(LIDAR, time_us)
+        points = lidar.scan(self.world, world_T_lidar, rng, num_azimuths=self.spec.lidar_azimuths)
+        if frame is not None:
+            frame.num_lidar_pts, clear = count_points(points[:, :3], world_T_lidar, frame.actors)
+            points = points[clear]
+        self.writer.add_sensor(
+            LIDAR, self.spec.start_us + time_us, state, points.tobytes(), is_key_frame=frame is not None
+        )
+
+    def _radar_times(self, channel: str) -> dict[int, int | None]:
+        """Scan times of a radar, each with the key frame it belongs to or None."""
+        first = -_LEAD_US + RIG[channel].delay_us % RADAR_PERIOD_US
+        times = np.arange(first, self.last_us + RADAR_PERIOD_US // 2, RADAR_PERIOD_US)
+        due: dict[int, int | None] = dict.fromkeys(times.tolist())
+        for key_us in range(0, self.last_us + 1, KEY_FRAME_PERIOD_US):
+            due[int(times[np.argmin(np.abs(times - key_us))])] = key_us
+        return due
+
+    def _radars(self, time_us: int, actors: list[Actor], key_frames: dict[int, _KeyFrame]) -> None:
+        """Fires the radars due within half a LiDAR period of the world's time (after the last sweep: all left)."""
+        is_first = time_us == -SWEEPS_PER_KEY_FRAME * LIDAR_PERIOD_US
+        low = -_LEAD_US if is_first else time_us - LIDAR_PERIOD_US // 2
+        high = time_us + (RADAR_PERIOD_US if time_us == self.last_us else LIDAR_PERIOD_US // 2)
+        for channel, due in self.radar_due.items():
+            for scan_us, key_us in due.items():
+                if low <= scan_us < high:
+                    frame = None if key_us is None else key_frames[key_us]
+                    self._radar(channel, scan_us, time_us, actors, frame)
+
+    def _radar(self, channel: str, scan_us: int, world_us: int, actors: list[Actor], frame: _KeyFrame | None) -> None:
+        state, pose = self._ego(scan_us)
+        world_T_radar = pose @ RIG[channel].ego_T_sensor
+        lever = world_T_radar[:2, 3] - pose[:2, 3]
+        velocity = state.speed_mps * pose[:2, 0] + state.yaw_rate_radps * np.array([-lever[1], lever[0]])
+        delay_s = (scan_us - world_us) * 1e-6
+        rng = self._rng(channel, scan_us)
+        records = radar.scan(self.world, actors, world_T_radar, velocity, rng, actor_delay_s=delay_s)
+        if frame is not None and np.isfinite(records["x"]).all():
+            xyz = np.stack([records["x"], records["y"], records["z"]], axis=1)
+            _, clear = count_points(xyz, world_T_radar, frame.actors)
+            if clear.any():
+                records, xyz = records[clear], xyz[clear]
+            counted, _ = count_points(xyz[radar.passes_devkit_filter(records)], world_T_radar, frame.actors)
+            frame.num_radar_pts = frame.num_radar_pts + counted
+        self.writer.add_sensor(
+            channel, self.spec.start_us + scan_us, state, radar.pcd_bytes(records), is_key_frame=frame is not None
+        )
+
+    def _cameras(self, sweep_us: int) -> None:
+        """Takes the pictures of a key frame and, where asked for, those up to the next one."""
+        if sweep_us < 0 or sweep_us % KEY_FRAME_PERIOD_US:
+            return
+        per_frame = _CAMERA_SWEEPS_PER_KEY_FRAME if self.spec.camera_sweeps and sweep_us < self.last_us else 1
+        for shot in range(per_frame):
+            for channel in CAMERAS:
+                shift = shot * KEY_FRAME_PERIOD_US // _CAMERA_SWEEPS_PER_KEY_FRAME
+                self._picture(channel, sweep_us + RIG[channel].delay_us + shift, is_key_frame=shot == 0)
+
+    def _picture(self, channel: str, time_us: int, *, is_key_frame: bool) -> None:
+        state, pose = self._ego(time_us)
+        self.world.set_actors(self.drive.actors_at(time_us * 1e-6, WORLD_RADIUS_M))
+        world_T_camera = pose @ RIG[channel].ego_T_sensor
+        rng = self._rng(channel, time_us)
+        pixels, _ = camera.picture(self.world, RIG[channel], world_T_camera, self.daylight, self.size_px, rng)
+        self.writer.add_sensor(
+            channel, self.spec.start_us + time_us, state, jpeg_bytes(pixels), is_key_frame=is_key_frame
+        )
+
+
+def _labels(frame: _KeyFrame) -> list[Label]:
+    """Annotations of a key frame: as in nuScenes, objects with at least one LiDAR or radar point."""
+    return [
+        Label(actor, int(num_lidar), int(num_radar), visibility)
+        for actor, num_lidar, num_radar, visibility in zip(
+            frame.actors, frame.num_lidar_pts, frame.num_radar_pts, frame.visibility, strict=True
+        )
+        if num_lidar + num_radar > 0
+    ]

@@ -1,0 +1,152 @@
+"""The sensor rig of the simulated ego vehicle: where each sensor sits, where it looks, when it fires.
+
+Typical magnitudes of a nuScenes vehicle, rounded; no log's calibration. Transforms are float64 (4, 4) numpy arrays
+called ``dst_T_src``. The ego frame is x forward, y left, z up with its origin on the ground under the rear axle.
+
+Source: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020 (sensor layout and rates).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusionperc.types import CAMERAS, LIDAR, RADARS
+
+Modality = Literal["camera", "lidar", "radar"]
+
+#: Size of the pictures the intrinsics below belong to.
+FULL_WIDTH_PX, FULL_HEIGHT_PX = 1600, 900
+LIDAR_PERIOD_US = 50_000
+RADAR_PERIOD_US = 77_000
+#: Every tenth LiDAR sweep is a key frame.
+SWEEPS_PER_KEY_FRAME = 10
+
+_FRONT_FOCAL_PX, _BACK_FOCAL_PX = 1266.0, 809.0
+_CENTER_PX = (816.0, 480.0)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One sensor on the vehicle.
+
+    Attributes:
+        channel: nuScenes channel name.
+        modality: what kind of sensor it is.
+        position_m: in the ego frame.
+        yaw_rad: where it looks (a camera's optical axis, a radar's and the LiDAR's x axis), from ego +x.
+        focal_px: of the full-size picture; 0 for the others.
+        delay_us: a camera's shot relative to the LiDAR's stamp; a radar's first scan relative to the grid of its scans.
+    """
+
+    channel: str
+    modality: Modality
+    position_m: tuple[float, float, float]
+    yaw_rad: float
+    focal_px: float = 0.0
+    delay_us: int = 0
+
+    @property
+    def ego_R_sensor(self) -> NDArray[np.float64]:
+        """Rotation (3, 3): a camera is x right, y down, z forward; others x forward, y left, z up."""
+        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        turned = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        if self.modality != "camera":
+            return turned
+        forward_R_camera = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+        return turned @ forward_R_camera
+
+    @property
+    def ego_T_sensor(self) -> NDArray[np.float64]:
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.ego_R_sensor
+        matrix[:3, 3] = self.position_m
+        return matrix
+
+    @property
+    def quaternion_wxyz(self) -> tuple[float, float, float, float]:
+        """Rotation of `ego_R_sensor` in nuScenes' order, positive w."""
+        half = self.yaw_rad / 2
+        turn = (math.cos(half), 0.0, 0.0, math.sin(half))
+        if self.modality == "camera":
+            turn = _product(turn, (0.5, -0.5, 0.5, -0.5))
+        sign = -1.0 if turn[0] < 0 else 1.0
+        return (sign * turn[0], sign * turn[1], sign * turn[2], sign * turn[3])
+
+    def intrinsics(self, width_px: int, height_px: int) -> NDArray[np.float64]:
+        """Pinhole matrix (3, 3) of this camera's picture written in another size."""
+        scale_x, scale_y = width_px / FULL_WIDTH_PX, height_px / FULL_HEIGHT_PX
+        return np.array(
+            [
+                [self.focal_px * scale_x, 0.0, _CENTER_PX[0] * scale_x],
+                [0.0, self.focal_px * scale_y, _CENTER_PX[1] * scale_y],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+
+
+def _product(
+    a: tuple[float, float, float, float], b: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """Hamilton product of quaternions (w, x, y, z)."""
+    return (
+        a[0] * b[0] - a[1] * b[1] - a[2] * b[2] - a[3] * b[3],
+        a[0] * b[1] + a[1] * b[0] + a[2] * b[3] - a[3] * b[2],
+        a[0] * b[2] - a[1] * b[3] + a[2] * b[0] + a[3] * b[1],
+        a[0] * b[3] + a[1] * b[2] - a[2] * b[1] + a[3] * b[0],
+    )
+
+
+def picture_size_px(image_scale: float) -> tuple[int, int]:
+    """Width and height of a picture at a scale of the full size.
+
+    Raises:
+        ValueError: the scale is not in (0, 1].
+    """
+    if not 0.02 <= image_scale <= 1:
+        raise ValueError(f"image scale {image_scale} must be between 0.02 and 1 (1 is {FULL_WIDTH_PX}x{FULL_HEIGHT_PX})")
+    return round(FULL_WIDTH_PX * image_scale), round(FULL_HEIGHT_PX * image_scale)
+
+
+def world_T_ego(x_m: float, y_m: float, yaw_rad: float) -> NDArray[np.float64]:
+    """Pose of an upright ego vehicle on flat ground."""
+    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
+    return np.array([[cos, -sin, 0.0, x_m], [sin, cos, 0.0, y_m], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def _rig() -> dict[str, Mount]:
+    # The LiDAR turns clockwise from the left; each camera fires as it sweeps past (nuScenes paper, section 3).
+    cameras = {
+        "CAM_FRONT": ((1.70, 0.0, 1.51), 0.0, _FRONT_FOCAL_PX, -35_000),
+        "CAM_FRONT_RIGHT": ((1.55, -0.50, 1.50), -55.0, _FRONT_FOCAL_PX, -27_000),
+        "CAM_BACK_RIGHT": ((1.02, -0.48, 1.56), -110.0, _FRONT_FOCAL_PX, -19_500),
+        "CAM_BACK": ((0.03, 0.0, 1.57), 180.0, _BACK_FOCAL_PX, -10_000),
+        "CAM_BACK_LEFT": ((1.03, 0.48, 1.56), 110.0, _FRONT_FOCAL_PX, -500),
+        "CAM_FRONT_LEFT": ((1.52, 0.50, 1.51), 55.0, _FRONT_FOCAL_PX, -43_000),
+    }
+    radars = {
+        "RADAR_FRONT": ((3.41, 0.0, 0.50), 0.0, 9_000),
+        "RADAR_FRONT_LEFT": ((2.42, 0.80, 0.77), 90.0, 24_000),
+        "RADAR_FRONT_RIGHT": ((2.42, -0.80, 0.77), -90.0, 39_000),
+        "RADAR_BACK_LEFT": ((-0.56, 0.62, 0.53), 174.0, 54_000),
+        "RADAR_BACK_RIGHT": ((-0.56, -0.62, 0.53), -174.0, 69_000),
+    }
+    mounts = [
+        Mount(name, "camera", position, math.radians(yaw), focal, delay)
+        for name, (position, yaw, focal, delay) in cameras.items()
+    ]
+    mounts.append(Mount(LIDAR, "lidar", (0.94, 0.0, 1.84), math.radians(-90.0)))
+    mounts += [
+        Mount(name, "radar", position, math.radians(yaw), delay_us=delay)
+        for name, (position, yaw, delay) in radars.items()
+    ]
+    return {mount.channel: mount for mount in mounts}
+
+
+#: All sensors by channel, in the order of `types.CAMERAS`, LIDAR, `types.RADARS`.
+RIG = _rig()
+CHANNELS = (*CAMERAS, LIDAR, *RADARS)

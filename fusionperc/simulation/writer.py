@@ -1,0 +1,365 @@
+"""Writes drives as a nuScenes folder: sensor files, CAN bus messages and the 13 tables.
+
+Each drive's rows are one JSON file, written when all of the drive's sensor files are there; the tables are put together
+from these files at the end. Every file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fusionperc.simulation.rig import RIG
+from fusionperc.simulation.traffic import Actor, EgoState
+from fusionperc.types import ATTRIBUTES
+
+Row = dict[str, Any]
+TABLES = (
+    "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation",
+    "sample_data", "scene", "sensor", "visibility",
+)  # fmt: skip
+#: nuScenes' 23 categories.
+CATEGORIES = (
+    "human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.wheelchair", "human.pedestrian.stroller",
+    "human.pedestrian.personal_mobility", "human.pedestrian.police_officer", "human.pedestrian.construction_worker",
+    "animal", "vehicle.car", "vehicle.motorcycle", "vehicle.bicycle", "vehicle.bus.bendy", "vehicle.bus.rigid",
+    "vehicle.truck", "vehicle.construction", "vehicle.emergency.ambulance", "vehicle.emergency.police",
+    "vehicle.trailer", "movable_object.barrier", "movable_object.trafficcone", "movable_object.pushable_pullable",
+    "movable_object.debris", "static_object.bicycle_rack",
+)  # fmt: skip
+#: Visibility levels; a level's token is its number, as in nuScenes.
+VISIBILITIES = (("1", "v0-40", 0, 40), ("2", "v40-60", 40, 60), ("3", "v60-80", 60, 80), ("4", "v80-100", 80, 100))
+VEHICLE = "n099"
+DRIVES_FOLDER = ".drives"
+_SUFFIXES = {"camera": (".jpg", "jpg"), "lidar": (".pcd.bin", "pcd"), "radar": (".pcd", "pcd")}
+JPEG_QUALITY = 90
+
+
+def token(*parts: object) -> str:
+    """32 hexadecimal digits that depend on the parts alone."""
+    return hashlib.md5("/".join(str(part) for part in parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file that appears under its name only when complete.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_file` of JSON."""
+    write_file(path, json.dumps(value).encode())
+
+
+def jpeg_bytes(picture: NDArray[np.uint8]) -> bytes:
+    """A picture (height, width, 3) as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def png_bytes(mask: NDArray[np.bool_]) -> bytes:
+    """A mask (rows, cols) as 8-bit grey PNG of 0 and 255."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def yaw_quaternion(yaw_rad: float) -> list[float]:
+    """(w, x, y, z) of a rotation about +z."""
+    return [float(np.cos(yaw_rad / 2)), 0.0, 0.0, float(np.sin(yaw_rad / 2))]
+
+
+@dataclass(frozen=True)
+class Label:
+    """One object at one key frame as it is annotated.
+
+    Attributes:
+        actor: the object at the key frame's time.
+        num_lidar_pts, num_radar_pts: points of the key frame's own scans inside its box.
+        visibility: 1 (least) to 4.
+    """
+
+    actor: Actor
+    num_lidar_pts: int
+    num_radar_pts: int
+    visibility: int
+
+
+@dataclass(frozen=True)
+class DriveName:
+    """What names a drive and its files.
+
+    Attributes:
+        set_name: of the whole set; part of every token.
+        name: the nuScenes scene name.
+        location: the town.
+        start_us: timestamp of the first key frame.
+    """
+
+    set_name: str
+    name: str
+    location: str
+    start_us: int
+
+    @property
+    def logfile(self) -> str:
+        moment = datetime.fromtimestamp(self.start_us / 1e6, tz=UTC)
+        return f"{VEHICLE}-{moment:%Y-%m-%d-%H-%M-%S}+0000"
+
+    def token(self, *parts: object) -> str:
+        return token(self.set_name, self.name, *parts)
+
+
+class DriveWriter:
+    """Writes one drive's sensor files as they are made and collects its rows."""
+
+    def __init__(self, root: Path, name: DriveName, size_px: tuple[int, int]) -> None:
+        self.root = root
+        self.name = name
+        self.size_px = size_px
+        self._samples: list[Row] = []
+        self._data: dict[str, list[Row]] = {channel: [] for channel in RIG}
+        self._poses: list[Row] = []
+        self._labels: list[tuple[str, Label]] = []
+
+    def add_key_frame(self, time_us: int) -> None:
+        """Starts a key frame; to be called in order of time."""
+        self._samples.append(
+            {"token": self.name.token("sample", time_us), "timestamp": time_us, "scene_token": self.name.token("scene")}
+        )
+
+    def add_sensor(self, channel: str, time_us: int, ego: EgoState, content: bytes, *, is_key_frame: bool) -> None:
+        """Writes one sensor file and notes its row and ego pose; per channel in order of time."""
+        mount = RIG[channel]
+        suffix, fileformat = _SUFFIXES[mount.modality]
+        folder = "samples" if is_key_frame else "sweeps"
+        filename = f"{folder}/{channel}/{self.name.logfile}__{channel}__{time_us}{suffix}"
+        write_file(self.root / filename, content)
+        key = self.name.token("sample_data", channel, time_us)
+        width, height = self.size_px if mount.modality == "camera" else (0, 0)
+        self._data[channel].append(
+            {
+                "token": key,
+                "sample_token": "",
+                "ego_pose_token": key,
+                "calibrated_sensor_token": self.name.token("calibrated_sensor", channel),
+                "timestamp": time_us,
+                "fileformat": fileformat,
+                "is_key_frame": is_key_frame,
+                "height": height,
+                "width": width,
+                "filename": filename,
+            }
+        )
+        self._poses.append(
+            {
+                "token": key,
+                "timestamp": time_us,
+                "rotation": yaw_quaternion(ego.yaw_rad),
+                "translation": [ego.x_m, ego.y_m, 0.0],
+            }
+        )
+
+    def add_labels(self, time_us: int, labels: Iterable[Label]) -> None:
+        """Annotations of the key frame at a time, in order of time."""
+        self._labels += [(self.name.token("sample", time_us), label) for label in labels]
+
+    def finish(self, description: str, map_token: str) -> None:
+        """Links the rows and writes them: from here on the drive counts as done."""
+        _link(self._samples)
+        key_us = [row["timestamp"] for row in self._samples]
+        for rows in self._data.values():
+            _link(rows)
+            for row in rows:
+                if row["is_key_frame"]:
+                    # A key frame of a camera or radar is a little before or after its sample's stamp.
+                    index = int(np.argmin(np.abs(np.array(key_us) - row["timestamp"])))
+                else:
+                    index = min(int(np.searchsorted(key_us, row["timestamp"])), len(key_us) - 1)
+                row["sample_token"] = self._samples[index]["token"]
+        annotations, instances = self._annotations()
+        tables: dict[str, list[Row]] = {
+            "log": [self._log()],
+            "scene": [self._scene(description)],
+            "sample": self._samples,
+            "sample_data": [row for rows in self._data.values() for row in rows],
+            "ego_pose": self._poses,
+            "calibrated_sensor": [self._calibration(channel) for channel in RIG],
+            "instance": instances,
+            "sample_annotation": annotations,
+        }
+        write_json(drive_file(self.root, self.name.name), {"map_token": map_token, "tables": tables})
+
+    def _log(self) -> Row:
+        moment = datetime.fromtimestamp(self.name.start_us / 1e6, tz=UTC)
+        return {
+            "token": self.name.token("log"),
+            "logfile": self.name.logfile,
+            "vehicle": VEHICLE,
+            "date_captured": f"{moment:%Y-%m-%d}",
+            "location": self.name.location,
+        }
+
+    def _scene(self, description: str) -> Row:
+        return {
+            "token": self.name.token("scene"),
+            "log_token": self.name.token("log"),
+            "nbr_samples": len(self._samples),
+            "first_sample_token": self._samples[0]["token"],
+            "last_sample_token": self._samples[-1]["token"],
+            "name": self.name.name,
+            "description": description,
+        }
+
+    def _calibration(self, channel: str) -> Row:
+        mount = RIG[channel]
+        is_camera = mount.modality == "camera"
+        return {
+            "token": self.name.token("calibrated_sensor", channel),
+            "sensor_token": token("sensor", channel),
+            "translation": list(mount.position_m),
+            "rotation": list(mount.quaternion_wxyz),
+            "camera_intrinsic": mount.intrinsics(*self.size_px).tolist() if is_camera else [],
+        }
+
+    def _annotations(self) -> tuple[list[Row], list[Row]]:
+        rows: dict[int, list[Row]] = {}
+        categories: dict[int, str] = {}
+        for sample_token, label in self._labels:
+            actor = label.actor
+            length, width, height = actor.size_lwh_m
+            categories[actor.instance] = actor.category
+            rows.setdefault(actor.instance, []).append(
+                {
+                    "token": self.name.token("sample_annotation", sample_token, actor.instance),
+                    "sample_token": sample_token,
+                    "instance_token": self.name.token("instance", actor.instance),
+                    "visibility_token": str(label.visibility),
+                    "attribute_tokens": [token("attribute", actor.attribute)] if actor.attribute else [],
+                    "translation": list(actor.center_m),
+                    "size": [width, length, height],
+                    "rotation": yaw_quaternion(actor.yaw_rad),
+                    "num_lidar_pts": label.num_lidar_pts,
+                    "num_radar_pts": label.num_radar_pts,
+                }
+            )
+        instances = []
+        for instance, own in sorted(rows.items()):
+            _link(own)
+            instances.append(
+                {
+                    "token": self.name.token("instance", instance),
+                    "category_token": token("category", categories[instance]),
+                    "nbr_annotations": len(own),
+                    "first_annotation_token": own[0]["token"],
+                    "last_annotation_token": own[-1]["token"],
+                }
+            )
+        return [row for _, own in sorted(rows.items()) for row in own], instances
+
+
+def _link(rows: list[Row]) -> None:
+    """Fills `prev` and `next` along the list; "" at its ends."""
+    for index, row in enumerate(rows):
+        row["prev"] = rows[index - 1]["token"] if index > 0 else ""
+        row["next"] = rows[index + 1]["token"] if index + 1 < len(rows) else ""
+
+
+def drive_file(root: Path, name: str) -> Path:
+    """The file whose presence says that a drive is complete."""
+    return root / DRIVES_FOLDER / f"{name}.json"
+
+
+def can_bus_messages(name: DriveName, states: Iterable[tuple[int, EgoState]]) -> dict[Literal["pose", "steer"], list[Row]]:
+    """nuScenes CAN bus expansion messages: vehicle pose and steering angle, from (time in us, state) pairs."""
+    pose, steer = [], []
+    for time_us, ego in states:
+        lateral = ego.speed_mps * ego.yaw_rate_radps
+        pose.append(
+            {
+                "accel": [ego.acceleration_mps2, lateral, 9.81],
+                "orientation": yaw_quaternion(ego.yaw_rad),
+                "pos": [ego.x_m, ego.y_m, 0.0],
+                "rotation_rate": [0.0, 0.0, ego.yaw_rate_radps],
+                "utime": time_us,
+                "vel": [ego.speed_mps, 0.0, 0.0],
+            }
+        )
+        steer.append({"utime": time_us, "value": ego.steering_rad})
+    return {"pose": pose, "steer": steer}
+
+
+def write_can_bus(root: Path, name: DriveName, states: Iterable[tuple[int, EgoState]]) -> None:
+    """Writes `can_bus/<scene>_pose.json` and `_steeranglefeedback.json`."""
+    messages = can_bus_messages(name, states)
+    write_json(root / "can_bus" / f"{name.name}_pose.json", messages["pose"])
+    write_json(root / "can_bus" / f"{name.name}_steeranglefeedback.json", messages["steer"])
+
+
+def write_map(root: Path, map_token: str, drivable: NDArray[np.bool_]) -> None:
+    """Writes a town's base map once: 255 where one may drive, 0.1 m a pixel, row 0 in the north."""
+    path = root / "maps" / f"{map_token}.png"
+    if not path.is_file():
+        write_file(path, png_bytes(drivable))
+
+
+def assemble(root: Path, version: str, names: Iterable[str], splits: dict[str, list[str]]) -> None:
+    """Puts the tables of finished drives together in `root`/`version`.
+
+    Raises:
+        FileNotFoundError: a drive is not finished.
+    """
+    tables: dict[str, list[Row]] = {table: [] for table in TABLES}
+    logs_of_map: dict[str, list[str]] = {}
+    for name in names:
+        drive = json.loads(drive_file(root, name).read_bytes())
+        for table, rows in drive["tables"].items():
+            tables[table] += rows
+        logs_of_map.setdefault(drive["map_token"], []).append(drive["tables"]["log"][0]["token"])
+    tables |= _fixed_tables()
+    tables["map"] = [
+        {"category": "semantic_prior", "token": key, "filename": f"maps/{key}.png", "log_tokens": logs}
+        for key, logs in logs_of_map.items()
+    ]
+    for table, rows in tables.items():
+        write_json(root / version / f"{table}.json", rows)
+    write_json(root / version / "splits.json", splits)
+
+
+def _fixed_tables() -> dict[str, list[Row]]:
+    return {
+        "sensor": [
+            {"token": token("sensor", mount.channel), "channel": mount.channel, "modality": mount.modality}
+            for mount in RIG.values()
+        ],
+        "category": [
+            {"token": token("category", name), "name": name, "description": f"Simulated {name.replace('.', ' ')}."}
+            for name in CATEGORIES
+        ],
+        "attribute": [
+            {"token": token("attribute", name), "name": name, "description": f"The object is {name.replace('.', ', ')}."}
+            for name in ATTRIBUTES
+        ],
+        "visibility": [
+            {"token": key, "level": level, "description": f"visibility of whole object is between {low} and {high}%"}
+            for key, level, low, high in VISIBILITIES
+        ],
+    }

@@ -1,0 +1,364 @@
+"""What flows through the package: points, sensor inputs, boxes, targets, detections.
+
+Frozen dataclasses that check themselves on construction: a wrong shape, dtype or length fails where it is made, with
+the field's name, not three modules later. All are in the ego frame at the key frame's LiDAR timestamp (see
+`fusionperc.geometry`), metres, seconds, radians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from fusionperc.geometry import box_corners, rotation_from_yaw, transform_points, wrap_angle
+
+#: The ten detection classes, in the order of every class index of this package.
+CLASSES = (
+    "car",
+    "truck",
+    "bus",
+    "trailer",
+    "construction_vehicle",
+    "pedestrian",
+    "motorcycle",
+    "bicycle",
+    "traffic_cone",
+    "barrier",
+)
+
+#: The eight attributes of nuScenes, in the order of every attribute index; -1 means none.
+ATTRIBUTES = (
+    "vehicle.moving",
+    "vehicle.parked",
+    "vehicle.stopped",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.moving",
+    "pedestrian.standing",
+    "pedestrian.sitting_lying_down",
+)
+
+#: Attributes a class may carry (indices into `ATTRIBUTES`); cones and barriers carry none.
+CLASS_ATTRIBUTES: dict[str, tuple[int, ...]] = {
+    "car": (0, 1, 2),
+    "truck": (0, 1, 2),
+    "bus": (0, 1, 2),
+    "trailer": (0, 1, 2),
+    "construction_vehicle": (0, 1, 2),
+    "pedestrian": (5, 6, 7),
+    "motorcycle": (3, 4),
+    "bicycle": (3, 4),
+    "traffic_cone": (),
+    "barrier": (),
+}
+
+Sensor = Literal["camera", "radar", "lidar"]
+#: Order of the columns of `SensorInputs.present`; their first letters C, R, L name subsets.
+SENSORS: tuple[Sensor, ...] = ("camera", "radar", "lidar")
+
+#: Order of the cameras in a picture tensor.
+CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
+RADARS = ("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT")
+LIDAR = "LIDAR_TOP"
+
+#: Columns of a LiDAR point's features.
+LIDAR_FEATURES = ("intensity", "time_delta_s")
+#: Columns of a radar point's features: radar cross section in dBsm, velocity over ground along ego x and y (only its
+#: radial part is measured), age.
+RADAR_FEATURES = ("rcs_dbsm", "vx_mps", "vy_mps", "time_delta_s")
+
+#: The usual driving commands, from the ego's lateral displacement at 3 s.
+COMMANDS = ("right", "left", "straight")
+
+
+def sensors_from_letters(letters: str) -> tuple[Sensor, ...]:
+    """('camera', 'lidar') from 'CL' (any order, no repeats), in the order of `SENSORS`.
+
+    Raises:
+        ValueError: empty, repeated or unknown letters.
+    """
+    upper = letters.upper()
+    if not upper or len(set(upper)) != len(upper) or not set(upper) <= set("CRL"):
+        raise ValueError(f"sensors: '{letters}' is not a subset of C (camera), R (radar), L (lidar); write e.g. CRL")
+    return tuple(sensor for sensor in SENSORS if sensor[0].upper() in upper)
+
+
+def letters_from_sensors(sensors: Sequence[Sensor]) -> str:
+    """'CL' from ('camera', 'lidar')."""
+    return "".join(sensor[0].upper() for sensor in SENSORS if sensor in sensors)
+
+
+def _check(owner: object, name: str, value: Tensor, shape: tuple[int | None, ...], *, floating: bool | None) -> None:
+    label = f"{type(owner).__name__}.{name}"
+    fits = value.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, value.shape, strict=True))
+    if not fits:
+        want = ", ".join("*" if size is None else str(size) for size in shape)
+        raise ValueError(f"{label} has shape {tuple(value.shape)}, expected ({want})")
+    if floating is not None and value.dtype.is_floating_point != floating:
+        raise ValueError(f"{label} has dtype {value.dtype}, expected {'a float' if floating else 'an integer or bool'}")
+
+
+class _TensorRecord:
+    """Moves every tensor of a frozen dataclass at once (also through nested records and lists)."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        return _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        return _moved(self, lambda tensor: tensor.pin_memory())
+
+
+def _moved(value: Any, move: Any) -> Any:
+    if isinstance(value, Tensor):
+        return move(value)
+    if isinstance(value, _TensorRecord):
+        changes = {f.name: _moved(getattr(value, f.name), move) for f in fields(value)}  # type: ignore[arg-type]
+        return replace(value, **changes)  # type: ignore[type-var]
+    if isinstance(value, list):
+        return [_moved(item, move) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Points(_TensorRecord):
+    """Ragged points of a batch; no padding.
+
+    Attributes:
+        xyz_m: (P, 3) float32.
+        features: (P, F) float32; columns are `LIDAR_FEATURES` or `RADAR_FEATURES`.
+        sample_index: (P,) int64 in [0, batch_size).
+        batch_size: stated, never read off the last point: a sample may have none.
+    """
+
+    xyz_m: Tensor
+    features: Tensor
+    sample_index: Tensor
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        count = self.xyz_m.shape[0]
+        _check(self, "xyz_m", self.xyz_m, (None, 3), floating=True)
+        _check(self, "features", self.features, (count, None), floating=True)
+        _check(self, "sample_index", self.sample_index, (count,), floating=False)
+        if self.batch_size < 1:
+            raise ValueError(f"Points.batch_size = {self.batch_size} must be at least 1")
+
+    def __len__(self) -> int:
+        return self.xyz_m.shape[0]
+
+    @classmethod
+    def collate(cls, samples: Sequence[Points]) -> Points:
+        """One batch of several samples of batch size 1."""
+        counts = torch.tensor([len(sample) for sample in samples])
+        return cls(
+            xyz_m=torch.cat([sample.xyz_m for sample in samples]),
+            features=torch.cat([sample.features for sample in samples]),
+            sample_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
+            batch_size=len(samples),
+        )
+
+    def of_sample(self, index: int) -> Points:
+        """The points of one sample as a batch of one."""
+        keep = self.sample_index == index
+        return Points(self.xyz_m[keep], self.features[keep], torch.zeros_like(self.sample_index[keep]), 1)
+
+
+@dataclass(frozen=True)
+class CameraInputs(_TensorRecord):
+    """Pictures and where they look.
+
+    Attributes:
+        images: (B, N, 3, H, W) uint8 RGB; the encoder normalises.
+        intrinsics: (B, N, 3, 3) of the picture as given (resize, crop and flip folded in), pixels.
+        camera_T_ego: (B, N, 4, 4); folds in the camera's own timestamp, ego motion and the augmentation of space.
+        present: (B, N) bool; an absent picture is black and must not be read.
+    """
+
+    images: Tensor
+    intrinsics: Tensor
+    camera_T_ego: Tensor
+    present: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, "images", self.images, (None, None, 3, None, None), floating=False)
+        batch, cameras = self.images.shape[:2]
+        _check(self, "intrinsics", self.intrinsics, (batch, cameras, 3, 3), floating=True)
+        _check(self, "camera_T_ego", self.camera_T_ego, (batch, cameras, 4, 4), floating=True)
+        _check(self, "present", self.present, (batch, cameras), floating=False)
+
+
+@dataclass(frozen=True)
+class SensorInputs(_TensorRecord):
+    """All a model sees.
+
+    Attributes:
+        cameras, radar, lidar: None where the sensor is absent from the whole batch.
+        present: (B, 3) bool in the order of `SENSORS`: absent from one sample is False; a sensor that is present and
+            saw nothing is True.
+    """
+
+    cameras: CameraInputs | None
+    radar: Points | None
+    lidar: Points | None
+    present: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, "present", self.present, (None, 3), floating=False)
+        for column, (name, value) in enumerate(
+            (("cameras", self.cameras), ("radar", self.radar), ("lidar", self.lidar))
+        ):
+            if value is None:
+                if bool(self.present[:, column].any()):
+                    raise ValueError(f"SensorInputs.{name} is None but `present` says a sample has it")
+                continue
+            size = value.images.shape[0] if isinstance(value, CameraInputs) else value.batch_size
+            if size != self.batch_size:
+                raise ValueError(f"SensorInputs.{name} holds {size} samples, `present` {self.batch_size}")
+
+    @property
+    def batch_size(self) -> int:
+        return self.present.shape[0]
+
+    def only(self, sensors: Sequence[Sensor]) -> SensorInputs:
+        """The same batch with every other sensor absent."""
+        keep = torch.tensor([sensor in sensors for sensor in SENSORS], device=self.present.device)
+        return SensorInputs(
+            cameras=self.cameras if "camera" in sensors else None,
+            radar=self.radar if "radar" in sensors else None,
+            lidar=self.lidar if "lidar" in sensors else None,
+            present=self.present & keep,
+        )
+
+
+@dataclass(frozen=True)
+class Boxes(_TensorRecord):
+    """Oriented boxes in the ego frame.
+
+    Attributes:
+        center_m: (N, 3) geometric centre.
+        size_lwh_m: (N, 3) length (along heading), width, height.
+        yaw_rad: (N,) in (-pi, pi], counter-clockwise from +x.
+        velocity_mps: (N, 2) over ground, along ego axes; NaN where unknown.
+        class_index: (N,) int64 into `CLASSES`.
+        attribute_index: (N,) int64 into `ATTRIBUTES`, -1 for none.
+    """
+
+    center_m: Tensor
+    size_lwh_m: Tensor
+    yaw_rad: Tensor
+    velocity_mps: Tensor
+    class_index: Tensor
+    attribute_index: Tensor
+
+    def __post_init__(self) -> None:
+        count = self.center_m.shape[0]
+        _check(self, "center_m", self.center_m, (None, 3), floating=True)
+        _check(self, "size_lwh_m", self.size_lwh_m, (count, 3), floating=True)
+        _check(self, "yaw_rad", self.yaw_rad, (count,), floating=True)
+        _check(self, "velocity_mps", self.velocity_mps, (count, 2), floating=True)
+        _check(self, "class_index", self.class_index, (count,), floating=False)
+        _check(self, "attribute_index", self.attribute_index, (count,), floating=False)
+
+    def __len__(self) -> int:
+        return self.center_m.shape[0]
+
+    def __getitem__(self, keep: Tensor) -> Self:
+        """The boxes of a boolean mask or an index tensor."""
+        return replace(self, **{f.name: getattr(self, f.name)[keep] for f in fields(self)})
+
+    @classmethod
+    def empty(cls) -> Boxes:
+        index = torch.zeros(0, dtype=torch.int64)
+        return Boxes(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 2), index, index.clone())
+
+    def corners_m(self) -> Tensor:
+        """(N, 8, 3) in the order of `geometry.CORNER_SIGNS`."""
+        return box_corners(self.center_m, self.size_lwh_m, self.yaw_rad)
+
+    def moved(self, dst_T_ego: Tensor) -> Self:
+        """The boxes in another upright frame: rotated about z, possibly mirrored, scaled and shifted.
+
+        Sizes and velocities scale along; heading and velocity turn (and mirror) with the frame.
+        """
+        linear = dst_T_ego[:3, :3].to(self.center_m.dtype)
+        scale = linear.det().abs() ** (1 / 3)
+        heading = rotation_from_yaw(self.yaw_rad)[:, :, 0] @ linear.T
+        return replace(
+            self,
+            center_m=transform_points(dst_T_ego.to(self.center_m.dtype), self.center_m),
+            size_lwh_m=self.size_lwh_m * scale,
+            yaw_rad=wrap_angle(torch.atan2(heading[:, 1], heading[:, 0])),
+            velocity_mps=self.velocity_mps @ linear[:2, :2].T,
+        )
+
+
+@dataclass(frozen=True)
+class Detections(Boxes):
+    """Predicted boxes of one sample, with `score` (N,) in [0, 1]."""
+
+    score: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, "score", self.score, (self.center_m.shape[0],), floating=True)
+
+
+@dataclass(frozen=True)
+class Targets(_TensorRecord):
+    """What a sample's truth is; it never reaches a model's `forward`.
+
+    Attributes:
+        boxes: B items.
+        num_points: B items of (N_b, 2) int64: the official LiDAR and radar point counts of each box.
+        depth_m: (B, N, H / stride, W / stride) nearest LiDAR depth in each camera feature cell, 0 where none was
+            measured; None without pictures or LiDAR.
+        ego_past_m: (B, P, 3) past ego x, y, yaw in the key frame's ego frame, oldest first; NaN where unrecorded.
+        ego_future_m: (B, F, 3) the same at 0.5, 1.0, ... s ahead.
+        command: (B,) int64 into `COMMANDS`, -1 where the future is not recorded.
+        can_bus: (B, 4) speed (m/s), longitudinal and lateral acceleration (m/s^2), yaw rate (rad/s); NaN where absent.
+        is_labelled: (B,) bool: False for drives without annotations (then `boxes` says nothing).
+    """
+
+    boxes: list[Boxes]
+    num_points: list[Tensor]
+    depth_m: Tensor | None
+    ego_past_m: Tensor
+    ego_future_m: Tensor
+    command: Tensor
+    can_bus: Tensor
+    is_labelled: Tensor
+
+    def __post_init__(self) -> None:
+        batch = len(self.boxes)
+        if len(self.num_points) != batch:
+            raise ValueError(f"Targets.num_points has {len(self.num_points)} items, `boxes` {batch}")
+        for boxes, counts in zip(self.boxes, self.num_points, strict=True):
+            _check(self, "num_points", counts, (len(boxes), 2), floating=False)
+        if self.depth_m is not None:
+            _check(self, "depth_m", self.depth_m, (batch, None, None, None), floating=True)
+        _check(self, "ego_past_m", self.ego_past_m, (batch, None, 3), floating=True)
+        _check(self, "ego_future_m", self.ego_future_m, (batch, None, 3), floating=True)
+        _check(self, "command", self.command, (batch,), floating=False)
+        _check(self, "can_bus", self.can_bus, (batch, 4), floating=True)
+        _check(self, "is_labelled", self.is_labelled, (batch,), floating=False)
+
+
+@dataclass(frozen=True)
+class Batch(_TensorRecord):
+    """One step's samples: what the model sees, what is true, and who they are (nuScenes sample tokens)."""
+
+    inputs: SensorInputs
+    targets: Targets
+    sample_tokens: list[str]
+
+    def __post_init__(self) -> None:
+        sizes = (self.inputs.batch_size, len(self.targets.boxes), len(self.sample_tokens))
+        if len(set(sizes)) != 1:
+            raise ValueError(f"Batch: inputs, targets and sample_tokens hold {sizes} samples")
+
+    def __len__(self) -> int:
+        return self.inputs.batch_size

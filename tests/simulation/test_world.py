@@ -1,0 +1,205 @@
+"""Meshes fill their boxes; rays return the distances, normals, instances and looks that geometry predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import open3d as o3d
+import pytest
+
+pytest.importorskip("sumo", reason="the traffic simulator is not installed (extra `sim`)")
+
+from fusionperc.simulation import town as surfaces
+from fusionperc.simulation.models import MODELS, WALK_STEPS, unit_mesh
+from fusionperc.simulation.network import build_network
+from fusionperc.simulation.town import Town, build_town
+from fusionperc.simulation.traffic import Actor
+from fusionperc.simulation.world import NOTHING, STATIC, World, actor_soup
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
+    return build_town(build_network(4, tmp_path_factory.mktemp("town")), 4)
+
+
+@pytest.fixture(scope="module")
+def world(town: Town) -> World:
+    return World(town)
+
+
+@pytest.fixture
+def spot(town: Town) -> np.ndarray:
+    """A point in the middle of a driving lane, 25 m along it."""
+    lane = town.edges[0].lanes[-1].shape_m
+    return np.array([*lane[len(lane) // 2], 0.0])
+
+
+def _actor(
+    model: str, center: np.ndarray, size: tuple[float, float, float], yaw: float = 0.0, attribute: str = ""
+) -> Actor:
+    x, y, z = center.tolist()
+    return Actor(7, "any", model, (x, y, z), yaw, size, (0.0, 0.0), attribute, (0.5, 0.2, 0.1), 0.0)
+
+
+@pytest.mark.parametrize("model", sorted(set(MODELS) - {"pedestrian"}))
+@pytest.mark.parametrize("variant", [0, 1])
+def test_a_mesh_fills_its_box(model: str, variant: int) -> None:
+    mesh = unit_mesh(model, variant)
+    np.testing.assert_allclose(mesh.vertices.min(0), -0.5, atol=1e-6)
+    np.testing.assert_allclose(mesh.vertices.max(0), 0.5, atol=1e-6)
+    assert mesh.triangles.min() >= 0 and mesh.triangles.max() < len(mesh.vertices)
+
+
+def test_a_walker_stays_in_its_box_and_strides() -> None:
+    lengths = []
+    for step in range(WALK_STEPS):
+        vertices = unit_mesh("pedestrian", step).vertices
+        assert np.abs(vertices).max() <= 0.52
+        assert vertices[:, 2].min() < -0.45 and vertices[:, 2].max() == pytest.approx(0.5, abs=0.02)
+        lengths.append(np.ptp(vertices[:, 0]))
+    assert max(lengths) > 0.9 > min(lengths)
+
+
+def test_an_actor_lies_in_its_turned_box() -> None:
+    actor = _actor("truck", np.array([100.0, 50.0, 1.5]), (7.0, 2.5, 3.0), yaw=0.7)
+    offset = actor_soup(actor).vertices - np.array(actor.center_m)
+    along = offset[:, 0] * np.cos(0.7) + offset[:, 1] * np.sin(0.7)
+    across = -offset[:, 0] * np.sin(0.7) + offset[:, 1] * np.cos(0.7)
+    np.testing.assert_allclose([along.min(), along.max()], [-3.5, 3.5], atol=1e-3)
+    np.testing.assert_allclose([across.min(), across.max()], [-1.25, 1.25], atol=1e-3)
+
+
+def test_models_differ_in_silhouette() -> None:
+    """The share of an upright grid of rays through the unit box that pass is a model's own."""
+    passed = {}
+    for model in ("car", "truck", "excavator", "bicycle", "motorcycle", "bus"):
+        soup_actor = _actor(model, np.array([0.0, 0.0, 0.5]), (1.0, 1.0, 1.0))
+        soup = actor_soup(soup_actor)
+        y, z = np.meshgrid(np.linspace(-0.48, 0.48, 40), np.linspace(0.02, 0.98, 40))
+        origins = np.stack([y.ravel(), np.full(y.size, -2.0), z.ravel()], axis=1)
+        rays = np.concatenate([origins, np.tile([0.0, 1.0, 0.0], (y.size, 1))], axis=1).astype(np.float32)
+        hit = soup.scene().cast_rays(o3d.core.Tensor.from_numpy(rays))["t_hit"].numpy()
+        passed[model] = float(np.isinf(hit).mean())
+    assert passed["bicycle"] > 0.3 and passed["excavator"] > 0.2
+    assert passed["bus"] < 0.15 < passed["car"] < 0.4
+    assert len({round(share, 3) for share in passed.values()}) == len(passed)
+
+
+def test_an_unknown_model_is_named() -> None:
+    with pytest.raises(ValueError, match="unicorn"):
+        unit_mesh("unicorn", 0)
+
+
+def test_the_ground_lies_where_trigonometry_says(world: World, spot: np.ndarray) -> None:
+    world.set_actors([])
+    down = np.radians([90.0, 60.0, 45.0])
+    directions = np.stack([np.cos(down), 0 * down, -np.sin(down)], axis=1)
+    hits = world.cast(spot + np.array([0, 0, 1.5]), directions)
+    np.testing.assert_allclose(hits.distance_m, 1.5 / np.sin(down), rtol=1e-5)
+    np.testing.assert_allclose(hits.normal, np.tile([0, 0, 1], (3, 1)), atol=1e-6)
+    assert (hits.instance == STATIC).all()
+
+
+def test_a_barrier_stands_where_it_was_put(world: World, spot: np.ndarray) -> None:
+    """From 2 m beside it, the base's face is 2 m less half its thickness away; its long side is its width."""
+    center = spot + np.array([0, 0, 0.49])
+    world.set_actors([_actor("barrier", center, (0.5, 2.5, 0.98))])
+    low = np.array([center[0] - 2.0, center[1], 0.06])
+    distance, instance = world.cast_distance(low, np.array([[1.0, 0.0, 0.0]]))
+    assert distance[0] == pytest.approx(1.75, abs=1e-3) and instance[0] == 7
+    for aside, expected in ((1.2, 7), (1.3, STATIC)):
+        _, who = world.cast_distance(low + np.array([0, aside, 0]), np.array([[1.0, 0.0, 0.0]]))
+        assert (who[0] == 7) == (expected == 7)
+    world.set_actors([])
+    distance, instance = world.cast_distance(low, np.array([[1.0, 0.0, 0.0]]))
+    assert instance[0] != 7
+
+
+def test_cast_and_cast_distance_agree(world: World, spot: np.ndarray) -> None:
+    world.set_actors([_actor("car", spot + np.array([9.0, 1.0, 0.8]), (4.6, 1.9, 1.6), yaw=0.4)])
+    directions = np.random.default_rng(0).normal(size=(4000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    hits = world.cast(spot + np.array([0, 0, 1.8]), directions)
+    distance, instance = world.cast_distance(spot + np.array([0, 0, 1.8]), directions)
+    assert np.array_equal(hits.distance_m, distance) and np.array_equal(hits.instance, instance)
+    missed = instance == NOTHING
+    assert np.isinf(distance[missed]).all() and missed.any() and not hits.albedo[missed].any()
+    met = ~missed
+    np.testing.assert_allclose(np.linalg.norm(hits.normal[met], axis=1), 1, atol=1e-4)
+    assert (np.einsum("ij,ij->i", hits.normal[met], directions[met]) <= 1e-5).all()
+    for values in (hits.albedo, hits.reflectivity, hits.gloss):
+        assert values.min() >= 0 and values.max() <= 1.01
+    assert (instance == 7).any()
+
+
+def test_one_origin_and_many_are_the_same(world: World, spot: np.ndarray) -> None:
+    directions = np.tile([0.6, 0.0, -0.8], (3, 1))
+    one = world.cast(spot + np.array([0, 0, 2.0]), directions)
+    many = world.cast(np.tile(spot + np.array([0, 0, 2.0]), (3, 1)), directions)
+    for field in dataclasses.fields(one):
+        assert np.array_equal(getattr(one, field.name), getattr(many, field.name))
+
+
+def test_shadow_rays(world: World, spot: np.ndarray) -> None:
+    world.set_actors([_actor("bus", spot + np.array([0, 0, 1.75]), (11.0, 2.9, 3.5))])
+    up, above = np.array([[0.0, 0.0, 1.0]]), spot + np.array([0, 0, 4.0])
+    assert world.occluded(spot + np.array([0, 0, 0.02]), up, 50.0)[0]
+    assert not world.occluded(above, up, 50.0)[0]
+    assert world.occluded(above, -up, 1.0)[0] and not world.occluded(above, -up, 0.3)[0]
+
+
+def test_looks_of_the_ground(world: World, town: Town) -> None:
+    """Straight down from 5 m: paint is brighter and throws back more than asphalt; grass is green."""
+    world.set_actors([])
+    rows = town.surface.shape[0]
+    looks = {}
+    for label in (surfaces.GRASS, surfaces.ASPHALT, surfaces.WHITE, surfaces.YELLOW):
+        row, col = (index[:: max(len(index) // 300, 1)] for index in np.nonzero(town.surface == label))
+        xy = np.stack([col + 0.5, rows - row - 0.5], axis=1) * town.surface_resolution_m
+        origins = np.column_stack([xy, np.full(len(xy), 0.5)])
+        hits = world.cast(origins, np.tile([0.0, 0.0, -1.0], (len(xy), 1)))
+        looks[label] = (np.median(hits.albedo, axis=0), np.median(hits.reflectivity))
+    white, asphalt, grass = (looks[k] for k in (surfaces.WHITE, surfaces.ASPHALT, surfaces.GRASS))
+    assert white[0].mean() > 4 * asphalt[0].mean() and white[1] > 3 * asphalt[1]
+    assert grass[0][1] > 1.3 * grass[0][0] and grass[0][1] > 1.3 * grass[0][2]
+    assert looks[surfaces.YELLOW][0][2] < 0.5 * looks[surfaces.YELLOW][0][0]
+
+
+def test_facades_have_windows(world: World, town: Town) -> None:
+    world.set_actors([])
+    house = max(town.buildings, key=lambda item: item.size_lwh_m[2])
+    out = np.array([-np.sin(house.yaw_rad), np.cos(house.yaw_rad), 0.0])
+    along = np.array([np.cos(house.yaw_rad), np.sin(house.yaw_rad), 0.0])
+    start = np.array([*house.center_m, 0.0]) + out * (house.size_lwh_m[1] / 2 + 1.0)
+    s, z = np.meshgrid(
+        np.linspace(-0.45, 0.45, 60) * house.size_lwh_m[0], np.linspace(4, house.size_lwh_m[2] - 0.5, 60)
+    )
+    origins = start + s.ravel()[:, None] * along + z.ravel()[:, None] * np.array([0, 0, 1.0])
+    hits = world.cast(origins, np.tile(-out, (s.size, 1)))
+    wall = hits.distance_m < 1.01
+    glass = hits.gloss[wall] > 0.5
+    assert wall.mean() > 0.5 and 0.1 < glass.mean() < 0.8
+    assert hits.reflectivity[wall][glass].mean() < 0.5 * hits.reflectivity[wall][~glass].mean()
+
+
+def test_kerbs_rise_beside_the_road(world: World, town: Town, spot: np.ndarray) -> None:
+    world.set_actors([])
+    path = town.edges[0].lanes[0].shape_m
+    beside = np.array([*path[len(path) // 2], 2.0])
+    distance, _ = world.cast_distance(beside, np.array([[0.0, 0.0, -1.0]]))
+    assert distance[0] == pytest.approx(2.0 - surfaces.KERB_HEIGHT_M, abs=1e-4)
+    assert town.height_at(spot[:1], spot[1:2])[0] == 0
+
+
+def test_raster_layers(town: Town) -> None:
+    drivable, sidewalk, crossing, marking = (town.raster(k) for k in ("drivable", "sidewalk", "crossing", "marking"))
+    assert drivable.shape == (round(town.bounds_m[3] / 0.1), round(town.bounds_m[2] / 0.1))
+    assert not (drivable & sidewalk).any() and (crossing <= drivable).all() and (marking <= drivable).all()
+    assert 0.05 < drivable.mean() < 0.5 and 0.02 < sidewalk.mean() < 0.3
+
+
+def test_nothing_stands_on_the_road(town: Town) -> None:
+    for item in (*town.trees, *town.poles):
+        x, y = item.position_m
+        assert town.label_at(np.array([x]), np.array([y]))[0] == surfaces.GRASS
