@@ -95,7 +95,8 @@ class GridConfig(_Record):
 class CameraEncoderConfig(_Record):
     backbone: Literal["resnet18", "resnet50", "convnext_tiny", "efficientnet_lite0"] = "efficientnet_lite0"
     weights: Literal["none", "imagenet"] | Path = Field(
-        "imagenet", description="'imagenet' takes the installed or cached ImageNet weights, a path a state dict, or 'none'"
+        "imagenet",
+        description="'imagenet' takes the installed or cached ImageNet weights, a path a state dict, or 'none'",
     )
     channels: int = Field(64, ge=8, description="channels of the picture features and of the camera BEV")
     depth_min_m: float = Field(1.0, gt=0)
@@ -109,7 +110,9 @@ class PillarEncoderConfig(_Record):
 
     pillar_m: float = Field(0.4, gt=0, description="side of a pillar; the grid's cell must be 1, 2, 4 ... pillars")
     point_channels: int = Field(32, ge=4)
-    channels: tuple[int, ...] = Field((64, 128), min_length=1, description="per stage; each further stage halves the grid")
+    channels: tuple[int, ...] = Field(
+        (64, 128), min_length=1, description="per stage; each further stage halves the grid"
+    )
     blocks: tuple[int, ...] = Field((2, 2), min_length=1, description="residual blocks per stage")
 
     @model_validator(mode="after")
@@ -164,7 +167,8 @@ class ModelConfig(_Record):
             ratio = self.grid.cell_m / encoder.pillar_m
             if ratio < 1 or abs(math.log2(ratio) - round(math.log2(ratio))) > 1e-6:
                 raise ValueError(
-                    f"{name}.pillar_m = {encoder.pillar_m} m: grid.cell_m = {self.grid.cell_m} m must be 1, 2, 4 ... times it"
+                    f"{name}.pillar_m = {encoder.pillar_m} m: "
+                    f"grid.cell_m = {self.grid.cell_m} m must be 1, 2, 4 ... times it"
                 )
         if self.fusion.channels % self.fusion.heads or self.detection.channels % self.detection.heads:
             raise ValueError("fusion.channels and detection.channels must be multiples of their heads")

@@ -197,19 +197,17 @@ class BevGrid:
 
     def with_cell(self, cell_m: float) -> BevGrid:
         """The same range in cells of another size."""
-        return BevGrid(
-            self.x_min_m, self.x_max_m, self.y_min_m, self.y_max_m, self.z_min_m, self.z_max_m, cell_m
-        )
+        return BevGrid(self.x_min_m, self.x_max_m, self.y_min_m, self.y_max_m, self.z_min_m, self.z_max_m, cell_m)
 
-    def cell_indices(
-        self, xyz_m: Float[Tensor, "points 3"]
-    ) -> tuple[Int[Tensor, "points 2"], Bool[Tensor, " points"]]:
+    def cell_indices(self, xyz_m: Float[Tensor, "points 3"]) -> tuple[Int[Tensor, "points 2"], Bool[Tensor, " points"]]:
         """(ix, iy) of each point, and whether it lies in the grid (NaN and infinities do not).
 
         float32 true division decides the cell, as everywhere in this package.
         """
         low = torch.tensor([self.x_min_m, self.y_min_m], dtype=xyz_m.dtype, device=xyz_m.device)
-        coordinate = torch.floor((xyz_m[:, :2] - low) / self.cell_m)
+        # A tensor divisor: a GPU multiplies by the reciprocal of a Python number, which moves points to other cells.
+        cell = torch.tensor(self.cell_m, dtype=xyz_m.dtype, device=xyz_m.device)
+        coordinate = torch.floor((xyz_m[:, :2] - low) / cell)
         size = torch.tensor(self.shape, dtype=xyz_m.dtype, device=xyz_m.device)
         inside = (coordinate >= 0).all(1) & (coordinate < size).all(1)
         inside &= (xyz_m[:, 2] >= self.z_min_m) & (xyz_m[:, 2] < self.z_max_m)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -106,10 +106,10 @@ class _TensorRecord:
     """Moves every tensor of a frozen dataclass at once (also through nested records and lists)."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        return _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return cast(Self, _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking)))
 
     def pin_memory(self) -> Self:
-        return _moved(self, lambda tensor: tensor.pin_memory())
+        return cast(Self, _moved(self, lambda tensor: tensor.pin_memory()))
 
 
 def _moved(value: Any, move: Any) -> Any:

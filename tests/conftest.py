@@ -25,6 +25,6 @@ def tiny_drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fusionperc.simulation.drives import generate, plan_drives
 
     root = tmp_path_factory.mktemp("tiny_drives")
-    drives = plan_drives("demo", 0, num_train=2, num_val=1, duration_s=2.5, image_scale=0.22)
+    drives = plan_drives("demo", 0, num_train=2, num_val=1, duration_s=2.0, image_scale=0.22)
     generate(drives, root)
     return root

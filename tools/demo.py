@@ -47,7 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "demo", help="folder of everything it makes")
     parser.add_argument("--workers", type=int, default=2, help="processes that simulate")
-    parser.add_argument("--smoke", action="store_true", help="a few steps on two seconds of driving: checks, not results")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps on two seconds of driving: checks, not results"
+    )
     arguments = parser.parse_args()
     output: Path = arguments.output.resolve()
     drives, run = output / "drives", output / "training"

@@ -32,7 +32,7 @@ def main() -> None:
         parser.error("--sensors goes with --checkpoint; a submission is scored as it is")
 
     from fusionperc.evaluation import inference
-    from fusionperc.evaluation.report import class_table, subset_table, write_report
+    from fusionperc.evaluation.report import class_table, recall_table, subset_table, write_report
 
     started_s = time.monotonic()
     if arguments.predictions is not None:
@@ -55,6 +55,8 @@ def main() -> None:
     # Rather long lines in a log than numbers cut off.
     console.width = max(console.width, 100)
     console.print(class_table(reports[main_subset], title))
+    if (recall := reports[main_subset].recall) is not None:
+        console.print(recall_table(recall))
     if len(reports) > 1:
         console.print(subset_table(reports))
     console.print(f"report: {path}")

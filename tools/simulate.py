@@ -1,7 +1,7 @@
 """Simulate drives, written as nuScenes: python tools/simulate.py OUT --preset sim-mini --seed 0 --workers 2
 
-Goes on where it was interrupted; the result is the same however many workers there are. OUT loads in the official devkit
-and wherever this package takes a data root.
+Goes on where it was interrupted; the result is the same however many workers there are. OUT loads in the official
+devkit and wherever this package takes a data root.
 """
 
 from __future__ import annotations

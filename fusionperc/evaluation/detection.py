@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionperc.data.nuscenes import known_splits
+from fusionperc.evaluation.recall import Recall
 from fusionperc.evaluation.submission import SubmissionError, read_submission
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class DetectionReport:
         tp_errors: means over classes, mATE, mASE, mAOE, mAVE, mAAE.
         per_class: in the order of `types.CLASSES`.
         num_samples: samples scored.
+        recall: of clearly measured objects, by class; None where only a submission was scored.
     """
 
     mean_ap: float
@@ -88,6 +90,7 @@ class DetectionReport:
     tp_errors: dict[str, float]
     per_class: dict[str, ClassResult]
     num_samples: int
+    recall: dict[str, Recall] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: undefined numbers are None, curves are left out."""
@@ -105,6 +108,9 @@ class DetectionReport:
                 for name, result in self.per_class.items()
             },
             "num_samples": self.num_samples,
+            "recall": None
+            if self.recall is None
+            else {name: {"found": item.found, "wanted": item.wanted} for name, item in self.recall.items()},
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from fusionperc.console import console
 from fusionperc.data.loading import make_loader
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.evaluation.detection import DetectionReport, OfficialEvaluation
+from fusionperc.evaluation.recall import recall_by_class
 from fusionperc.evaluation.submission import read_submission, write_submission
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.types import SENSORS, Batch, Detections, Sensor, letters_from_sensors, sensors_from_letters
@@ -104,9 +106,10 @@ def _nothing() -> Detections:
 
 
 def open_drives(config: Config) -> NuScenesDrives:
-    """The drives of `data.split`, with the index cache where the configuration keeps it."""
-    data = config.data
-    cache = data.cache if data.cache is not None else config.run.dir / "cache"
+    """The drives of `data.split`, with the index cache at `data.cache` or in the run folder if that is here."""
+    data, cache = config.data, config.data.cache
+    if cache is None and config.run.dir.is_dir():
+        cache = config.run.dir / "cache"
     return NuScenesDrives(data.root, data.version, data.split, config=data, cache=cache)
 
 
@@ -139,11 +142,14 @@ def evaluate_model(
     if unread:
         log.warning("%d samples of the split lack files (data.missing) and count as without detections", len(unread))
     reports = {}
+    labels = {token: drives.labels(index) for index, token in enumerate(drives.sample_tokens)}
+    truth = {token: (label.boxes, label.num_points) for token, label in labels.items()}
     for subset in subsets:
         path = output / f"submission_{subset}.json"
         complete = found[subset] | {token: _nothing() for token in unread}
         write_submission(path, complete, lambda token: _pose(drives, token), sensors_from_letters(subset))
-        reports[subset] = official.score(path)
+        recall = recall_by_class(found[subset], truth)
+        reports[subset] = replace(official.score(path), recall=recall)
     return reports
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fusionperc.config import DataConfig
 from fusionperc.evaluation.detection import MATCH_DISTANCES_M, TP_ERRORS, DetectionReport
+from fusionperc.evaluation.recall import MATCH_DISTANCE_M, MIN_LIDAR_POINTS, Recall
 from fusionperc.evaluation.submission import write_text
+from fusionperc.visualization.plots import save_figure
 
 _PACKAGES = ("fusionperc", "torch", "nuscenes-devkit", "numpy")
 _CURVE_COLOURS = ("#d1495b", "#edae49", "#2e8b7a", "#30638e")
@@ -107,6 +108,16 @@ def class_table(report: DetectionReport, title: str) -> Table:
     return table
 
 
+def recall_table(recall: Mapping[str, Recall]) -> Table:
+    """Objects found, by class."""
+    table = _table(f"objects with at least {MIN_LIDAR_POINTS} LiDAR points found within {MATCH_DISTANCE_M:g} m", "class")
+    for name in ("found", "of", "recall"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, item in recall.items():
+        table.add_row(name, str(item.found), str(item.wanted), _number(item.share), style="" if item.wanted else "dim")
+    return table
+
+
 def subset_table(reports: Mapping[str, DetectionReport]) -> Table:
     """One row per sensor subset."""
     table = _table("sensor subsets (C camera, R radar, L LiDAR)", "sensors")
@@ -132,11 +143,7 @@ def _number(value: float) -> str:
 
 def draw_curves(report: DetectionReport, path: Path) -> None:
     """Precision over recall, a panel per class, a curve per match distance; a PNG, written whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(15, 6.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(f"precision over recall: mAP {report.mean_ap:.4f}, NDS {report.nds:.4f}")
     panels: Any = figure.subplots(2, 5, sharex=True, sharey=True)
     for axes, (name, result) in zip(panels.flat, report.per_class.items(), strict=True):
@@ -153,13 +160,4 @@ def draw_curves(report: DetectionReport, path: Path) -> None:
         axes.legend(fontsize=8, title="match distance", title_fontsize=8)
     figure.supxlabel("recall")
     figure.supylabel("precision")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    save_figure(figure, path)

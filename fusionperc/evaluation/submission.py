@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from fusionperc.geometry import (
     inverse,
+    quaternion_from_yaw,
     rotation_from_quaternion,
     rotation_from_yaw,
     transform_points,
@@ -47,8 +44,9 @@ def write_submission(
 ) -> None:
     """Writes detections as a nuScenes submission, whole or not at all.
 
-    Of a sample with more than 500 detections the best 500 are written. Boxes stand upright on the ego frame, so their
-    rotation in the world is the ego's whole rotation after the yaw. An unknown (NaN) velocity is written as 0.
+    Of a sample with more than 500 detections the best 500 are written. Boxes stand upright in the world, as nuScenes'
+    annotations do, with that heading whose projection onto the (slightly tilted) ego's ground plane is their yaw.
+    Velocity lies in the ego's ground plane; an unknown (NaN) one is written as 0.
 
     Args:
         path: the JSON file; its folder is made if missing.
@@ -79,15 +77,13 @@ def write_text(path: Path, text: str) -> None:
 
 def _write_pieces(path: Path, pieces: Iterator[str] | list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, "w") as stream:
+        with temporary.open("w") as stream:
             stream.writelines(pieces)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def submission_boxes(token: str, detections: Detections, global_T_ego: Float[Tensor, "4 4"]) -> list[dict[str, Any]]:
@@ -97,14 +93,12 @@ def submission_boxes(token: str, detections: Detections, global_T_ego: Float[Ten
     if len(kept) == 0:
         return []
     pose = global_T_ego.double()
-    rotation = pose[:3, :3] @ rotation_from_yaw(kept.yaw_rad.double())
-    xyzw = Rotation.from_matrix(rotation.numpy()).as_quat()
-    flat = torch.cat([kept.velocity_mps.double().nan_to_num(0.0), torch.zeros(len(kept), 1).double()], dim=1)
+    heading = rotation_from_yaw(kept.yaw_rad.double())[:, :2, 0] @ torch.linalg.inv(pose[:2, :2])
     columns = zip(
         transform_points(pose, kept.center_m.double()).tolist(),
         kept.size_lwh_m.double()[:, [1, 0, 2]].tolist(),
-        np.roll(xyzw, 1, axis=1).tolist(),
-        (flat @ pose[:3, :3].T)[:, :2].tolist(),
+        quaternion_from_yaw(torch.atan2(heading[:, 1], heading[:, 0])).tolist(),
+        (kept.velocity_mps.double().nan_to_num(0.0) @ pose[:2, :2].T).tolist(),
         kept.class_index.tolist(),
         kept.score.double().tolist(),
         kept.attribute_index.tolist(),
@@ -128,7 +122,7 @@ def submission_boxes(token: str, detections: Detections, global_T_ego: Float[Ten
 def detections_from_boxes(boxes: Sequence[dict[str, Any]], global_T_ego: Float[Tensor, "4 4"]) -> Detections:
     """The inverse of `submission_boxes`: one sample's boxes of a submission, in its ego frame (float32).
 
-    Headings are projected onto the ego's horizontal plane.
+    A tilted box, which nuScenes does not have, comes back upright.
     """
 
     def column(name: str, size: int) -> Tensor:
@@ -136,13 +130,12 @@ def detections_from_boxes(boxes: Sequence[dict[str, Any]], global_T_ego: Float[T
 
     ego_T_global = inverse(global_T_ego.double())
     rotation = ego_T_global[:3, :3] @ rotation_from_quaternion(column("rotation", 4))
-    flat = torch.cat([column("velocity", 2), torch.zeros(len(boxes), 1).double()], dim=1)
     attributes = [box["attribute_name"] for box in boxes]
     return Detections(
         center_m=transform_points(ego_T_global, column("translation", 3)).float(),
         size_lwh_m=column("size", 3)[:, [1, 0, 2]].float(),
         yaw_rad=yaw_from_rotation(rotation).float(),
-        velocity_mps=(flat @ ego_T_global[:3, :3].T)[:, :2].float(),
+        velocity_mps=(column("velocity", 2) @ torch.linalg.inv(global_T_ego[:2, :2].double()).T).float(),
         class_index=torch.tensor([CLASSES.index(box["detection_name"]) for box in boxes], dtype=torch.int64),
         attribute_index=torch.tensor([ATTRIBUTES.index(a) if a else -1 for a in attributes], dtype=torch.int64),
         score=column("detection_score", 1)[:, 0].float(),

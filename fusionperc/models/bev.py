@@ -89,10 +89,7 @@ class ResidualPyramid(nn.Module):
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             stage_map = stage(stage_map)
             projected = lateral(stage_map)
-            if merged is None:
-                merged = projected
-            else:
-                merged = merged + resize(projected, merged.shape[-2:])
+            merged = projected if merged is None else merged + resize(projected, merged.shape[-2:])
         if merged is None:
             raise ValueError("ResidualPyramid: needs at least one stage")
         return F.relu(self.norm(merged))

@@ -35,11 +35,11 @@ class BoxParameters:
     attribute_logits: Tensor
 
     @classmethod
-    def from_raw(
-        cls, raw: Float[Tensor, "*shape raw"], base: BoxParameters, length_m: float
-    ) -> BoxParameters:
+    def from_raw(cls, raw: Float[Tensor, "*shape raw"], base: BoxParameters, length_m: float) -> BoxParameters:
         """Adds raw network outputs to `base`; those of the centre count in units of `length_m` (a cell)."""
-        center, log_size, sin_cos, velocity, attributes = raw.float().split([3, 3, 2, 2, len(ATTRIBUTES)], dim=-1)
+        center, log_size, sin_cos, velocity, attributes = torch.split(
+            raw.float(), [3, 3, 2, 2, len(ATTRIBUTES)], dim=-1
+        )
         return cls(
             center_m=base.center_m + center * length_m,
             log_size=(base.log_size + log_size).clamp(-LOG_SIZE_LIMIT, LOG_SIZE_LIMIT),

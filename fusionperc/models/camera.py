@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torchvision
@@ -24,21 +24,13 @@ from fusionperc.types import CameraInputs
 
 #: Picture pixels per feature pixel.
 FEATURE_STRIDE_PX = 16
-#: Mean and standard deviation of ImageNet's pixels, RGB, 0 to 255: what every backbone here was trained with.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-
-
-class Backbone(Protocol):
-    """Pictures to feature maps at strides 16 and 32."""
-
-    feature_channels: tuple[int, int]
-
-    def features(self, images: Tensor) -> list[Tensor]: ...
 
 
 class StagedBackbone(nn.Module):
     """A classifier of torchvision, cut where its stride reaches 16 and 32."""
+
+    pixel_mean = (123.675, 116.28, 103.53)
+    pixel_std = (58.395, 57.12, 57.375)
 
     def __init__(self, to_stride_16: nn.Module, to_stride_32: nn.Module, feature_channels: tuple[int, int]) -> None:
         super().__init__()
@@ -48,6 +40,10 @@ class StagedBackbone(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         stride_16: Tensor = self.to_stride_16(images)
         return [stride_16, self.to_stride_32(stride_16)]
+
+
+#: Pictures, normalised by `pixel_mean` and `pixel_std` (RGB, 0 to 255), to feature maps at strides 16 and 32.
+Backbone = EfficientNetLite0 | StagedBackbone
 
 
 def make_backbone(config: CameraEncoderConfig) -> Backbone:
@@ -90,10 +86,11 @@ def _load(model: nn.Module, config: CameraEncoderConfig) -> None:
         state = imagenet_weights()
     elif config.weights == "imagenet":
         try:
-            state = torchvision.models.get_model_weights(config.backbone)["DEFAULT"].get_state_dict(progress=False)
+            weights = torchvision.models.get_model_weights(config.backbone)["DEFAULT"]
+            state = weights.get_state_dict(progress=False)
         except (OSError, RuntimeError) as error:  # no network, or a broken download
             raise FileNotFoundError(
-                f"model.camera.weights = imagenet: cannot fetch {config.backbone} ({error}); {remedy}"
+                f"model.camera.weights = imagenet: cannot fetch {config.backbone} ({_one_line(error)}); {remedy}"
             ) from None
     else:
         path = Path(config.weights)
@@ -102,12 +99,19 @@ def _load(model: nn.Module, config: CameraEncoderConfig) -> None:
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # torch.load raises anything from pickle's errors to RuntimeError
-            raise ValueError(f"model.camera.weights = {path}: no readable state dict ({error}); {remedy}") from None
+            raise ValueError(
+                f"model.camera.weights = {path}: no readable state dict ({_one_line(error)}); {remedy}"
+            ) from None
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        first_line = " ".join(str(error).split())[:200]
-        raise ValueError(f"model.camera.weights = {config.weights}: not {config.backbone}: {first_line}") from None
+        raise ValueError(
+            f"model.camera.weights = {config.weights}: not of {config.backbone} ({_one_line(error)}); {remedy}"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 @dataclass(frozen=True)
@@ -138,8 +142,8 @@ class CameraEncoder(nn.Module):
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("depth_m", (edges[1:] + edges[:-1]) / 2, persistent=False)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(self.backbone.pixel_mean)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(self.backbone.pixel_std)[:, None, None], persistent=False)
         self._calibration: tuple[Tensor, Tensor, Tensor, tuple[int, int]] | None = None
         self._ranks: FrustumRanks | None = None
 

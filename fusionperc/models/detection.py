@@ -24,7 +24,7 @@ from fusionperc.types import ATTRIBUTES, CLASS_ATTRIBUTES, CLASSES, Detections
 
 #: Bias of class logits: a prior of 0.1, as in focal loss (Lin et al., ICCV 2017).
 PRIOR_LOGIT = -2.19
-#: Where box regression starts: half a cell-free guess of a road user's height, log size and speed.
+#: Where box regression starts: height of the centre, and logarithms of length, width, height, of a small road user.
 PRIOR_HEIGHT_M = 0.9
 PRIOR_LOG_SIZE = (0.9, 0.4, 0.4)
 #: Classes so small that two may stand in neighbouring cells: every cell is its own peak.
@@ -108,8 +108,8 @@ class DetectionHead(nn.Module):
         base = BoxParameters(
             center_m=torch.cat([centers, constant(PRIOR_HEIGHT_M)], dim=-1),
             log_size=constant(*PRIOR_LOG_SIZE),
-            sin_cos=constant(0, 0),
-            velocity_mps=constant(0, 0),
+            sin_cos=constant(0.0, 0.0),
+            velocity_mps=constant(0.0, 0.0),
             attribute_logits=constant(*(0.0 for _ in ATTRIBUTES)),
         )
         return BoxParameters.from_raw(raw.permute(0, 2, 3, 1), base, self.grid.cell_m)
@@ -124,7 +124,7 @@ def heatmap_peaks(
         Scores, highest first (0 where there are fewer peaks than asked for), classes, flat cells ix * Y + iy. Where the
         map has fewer cells times classes than `count`, as many as there are.
     """
-    batch, classes, size_x, size_y = heatmap.shape
+    batch, _, size_x, size_y = heatmap.shape
     peak = heatmap == F.max_pool2d(heatmap, 3, stride=1, padding=1)
     peak[:, list(POINT_CLASSES)] = True
     flat = (heatmap * peak).reshape(batch, -1)
@@ -143,7 +143,10 @@ class DecoderLayer(nn.Module):
         self.self_attention = nn.MultiheadAttention(channels, config.heads, batch_first=True)
         self.cell_attention = NeighbourhoodAttention(channels, config.heads)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.ReLU(inplace=True), nn.Linear(2 * channels, channels)
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 2 * channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(2 * channels, channels),
         )
         self.norm = nn.LayerNorm(channels)
         self.classify = nn.Linear(channels, len(CLASSES))
@@ -211,13 +214,13 @@ class NeighbourhoodAttention(nn.Module):
         inside = (x >= 0) & (x < size_x) & (y >= 0) & (y < size_y)
         flat = (x.clamp(0, size_x - 1) * size_y + y.clamp(0, size_y - 1)).flatten(1)
         rows = self.key_value(cells.flatten(1, 2))
-        near = rows.gather(1, flat[..., None].expand(-1, -1, 2 * channels)).unflatten(1, inside.shape[1:])
+        near = rows.gather(1, flat[..., None].expand(-1, -1, 2 * channels)).reshape(*inside.shape, 2 * channels)
         key, value = near.chunk(2, dim=-1)
         query = self.query(self.norm(content) + position)
 
         def split(tokens: Tensor) -> Tensor:
             """(B, Q, n, C) to (B * Q, heads, n, C / heads)."""
-            return tokens.flatten(0, 1).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return tokens.reshape(-1, tokens.shape[2], self.heads, channels // self.heads).transpose(1, 2)
 
         mixed = F.scaled_dot_product_attention(
             split(query[:, :, None]),
@@ -242,7 +245,7 @@ def decode(output: DetectionOutput, score_threshold: float) -> list[Detections]:
             score, boxes = (output.query_score * refined).sqrt(), last.boxes
         else:
             score, boxes = output.query_score, output.dense.gather(output.query_cell)
-        allowed = _allowed_attributes(score.device)[output.query_class]
+        allowed = allowed_attributes(score.device)[output.query_class]
         attribute = boxes.attribute_logits.masked_fill(~allowed, -torch.inf).argmax(-1)
         attribute = torch.where(allowed.any(-1), attribute, -1)
         return [
@@ -268,7 +271,7 @@ def _detections_of(
     )
 
 
-def _allowed_attributes(device: torch.device) -> Tensor:
+def allowed_attributes(device: torch.device) -> Tensor:
     """(10, 8) bool: which attributes a class may carry."""
     allowed = torch.zeros(len(CLASSES), len(ATTRIBUTES), dtype=torch.bool)
     for number, name in enumerate(CLASSES):

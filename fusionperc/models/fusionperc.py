@@ -1,12 +1,12 @@
 """The network: encoders of camera, radar and LiDAR into one bird's-eye view, fusion, detection.
 
-    images -> camera encoder -> depth distribution -> bev_pool -> camera BEV --+
-    LiDAR sweeps -> voxelize -> pillar encoder -----------------> LiDAR BEV ---+-> fusion transformer -> detection head
-    radar sweeps -> voxelize -> pillar encoder -----------------> radar BEV ---+
+images -> camera encoder -> depth distribution -> bev_pool -> camera BEV --+
+LiDAR sweeps -> voxelize -> pillar encoder -----------------> LiDAR BEV ---+-> fusion transformer -> detection head
+radar sweeps -> voxelize -> pillar encoder -----------------> radar BEV ---+
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: PyTorchModelHubMixin finds the decoder of `config` by the class in the
+# annotation of `__init__`, which must not be a string.
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -69,7 +69,7 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
         self.detection = DetectionHead(config.detection, config.grid.grid(), channels)
         for head in self.sensor_heatmaps.values():
             nn.init.constant_(cast(Tensor, head.bias), PRIOR_LOGIT)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, inputs: SensorInputs) -> FusionPercOutput:
         """Runs the network on whatever sensors are there.
@@ -98,6 +98,11 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
             sensor_heatmap_logits={s: self.sensor_heatmaps[s](bev).float() for s, bev in bevs.items()},
         )
 
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **kwargs: Any) -> "FusionPerc":
+        """Refuses weights of another architecture, which the mixin's default would load in part."""
+        return super()._from_pretrained(strict=strict, **kwargs)  # type: ignore[no-any-return]
+
     @torch.no_grad()
     def detect(self, inputs: SensorInputs) -> list[Detections]:
         """The detections of each sample above the configured score, best first; call `eval()` before."""
@@ -123,8 +128,7 @@ def _encode_present(encoder: nn.Module, points: Points, present: Tensor) -> Tens
     new_index = present.long().cumsum(0) - 1
     kept = present[points.sample_index]
     bev = encoder(
-        Points(
-            points.xyz_m[kept], points.features[kept], new_index[points.sample_index[kept]], int(present.sum())
-        )
+        Points(points.xyz_m[kept], points.features[kept], new_index[points.sample_index[kept]], int(present.sum()))
     )
-    return bev.new_zeros(len(present), *bev.shape[1:]).index_copy(0, present.nonzero().squeeze(1), bev)  # type: ignore[no-any-return]
+    everywhere: Tensor = bev.new_zeros(len(present), *bev.shape[1:])
+    return everywhere.index_copy(0, present.nonzero().squeeze(1), bev)

@@ -7,19 +7,17 @@ from torch import Tensor, nn
 
 from fusionperc.config import ModelConfig
 from fusionperc.models.pillars import PillarEncoder
-from fusionperc.types import LIDAR_FEATURES, Points
+from fusionperc.types import Points
 
-#: Divisors of `LIDAR_FEATURES`: intensity is 0 to 255 in nuScenes, ten sweeps span half a second.
+#: Divisors of `types.LIDAR_FEATURES`: intensity is 0 to 255 in nuScenes, ten sweeps span half a second.
 FEATURE_SCALE = (255.0, 0.5)
 
 
 class LidarEncoder(nn.Module):
-    """Ten sweeps with their ages (`LIDAR_FEATURES`) to (B, fusion.channels, X, Y); see `PillarEncoder`."""
+    """Ten sweeps with their ages (`types.LIDAR_FEATURES`) to (B, fusion.channels, X, Y); see `PillarEncoder`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if len(FEATURE_SCALE) != len(LIDAR_FEATURES):
-            raise ValueError(f"FEATURE_SCALE must have one entry for each of {LIDAR_FEATURES}")
         self.pillars = PillarEncoder(
             config.lidar, config.grid.grid(), feature_scale=FEATURE_SCALE, out_channels=config.fusion.channels
         )

@@ -17,10 +17,11 @@ from torchvision.ops import sigmoid_focal_loss
 
 from fusionperc.config import ModelConfig, ObjectiveConfig
 from fusionperc.geometry import BevGrid
-from fusionperc.models.detection import BoxParameters, DetectionOutput, QueryPredictions
+from fusionperc.models.boxes import BoxParameters
+from fusionperc.models.detection import DetectionOutput, QueryPredictions, allowed_attributes
 from fusionperc.models.fusionperc import FusionPercOutput
 from fusionperc.objectives.matching import FOCAL_ALPHA, FOCAL_GAMMA, MatchingCosts, match_queries
-from fusionperc.types import ATTRIBUTES, CLASS_ATTRIBUTES, CLASSES, Boxes, Targets
+from fusionperc.types import CLASSES, Boxes, Targets
 
 #: Overlap that a box shifted by the heatmap's radius must keep with the object (CenterPoint: 0.1).
 MIN_OVERLAP = 0.1
@@ -47,7 +48,9 @@ class DetectionObjective:
 
         Samples without annotations (`Targets.is_labelled` False) teach depth only.
         """
-        truth = [self._learnable(boxes, counts) for boxes, counts in zip(targets.boxes, targets.num_points, strict=True)]
+        truth = [
+            self._learnable(boxes, counts) for boxes, counts in zip(targets.boxes, targets.num_points, strict=True)
+        ]
         labelled = targets.is_labelled
         truth = [boxes if bool(labelled[index]) else boxes[boxes.class_index < 0] for index, boxes in enumerate(truth)]
         heatmap = draw_heatmaps(truth, self.grid)
@@ -151,7 +154,7 @@ def box_losses(predicted: BoxParameters, truth: Boxes, count: int) -> dict[str, 
     known = torch.isfinite(truth.velocity_mps).all(dim=1)
     velocity = (predicted.velocity_mps.float()[known] - truth.velocity_mps[known]).abs().sum()
 
-    allowed = _allowed_attributes(truth.class_index.device)[truth.class_index]
+    allowed = allowed_attributes(truth.class_index.device)[truth.class_index]
     has_attribute = truth.attribute_index >= 0
     has_attribute &= allowed.gather(1, truth.attribute_index.clamp(min=0)[:, None]).squeeze(1)
     logits = predicted.attribute_logits.float().masked_fill(~allowed, -1e4)
@@ -204,14 +207,6 @@ def gaussian_radius(length_m: Float[Tensor, " n"], width_m: Float[Tensor, " n"])
     total = length_m + width_m
     product = length_m * width_m * (1 - 2 * MIN_OVERLAP / (1 + MIN_OVERLAP))
     return (total - torch.sqrt((total**2 - 4 * product).clamp(min=0))) / 2
-
-
-def _allowed_attributes(device: torch.device) -> Tensor:
-    """(classes, attributes) bool: what a class may carry."""
-    allowed = torch.zeros(len(CLASSES), len(ATTRIBUTES), dtype=torch.bool, device=device)
-    for index, name in enumerate(CLASSES):
-        allowed[index, list(CLASS_ATTRIBUTES[name])] = True
-    return allowed
 
 
 def _concatenate(items: list[Boxes]) -> Boxes:

@@ -91,9 +91,7 @@ def frustum_ranks(
     """
     batch_size = present.shape[0]
     sample = present.nonzero()[:, 0]
-    xyz = frustum_points(
-        intrinsics[present].float(), camera_T_ego[present].float(), depth_m, feature_shape, stride_px
-    )
+    xyz = frustum_points(intrinsics[present].float(), camera_T_ego[present].float(), depth_m, feature_shape, stride_px)
     pixels_each, depths = feature_shape[0] * feature_shape[1], depth_m.shape[0]
     index, inside = grid.cell_indices(xyz.reshape(-1, 3))
     frustum = inside.nonzero().squeeze(1)
@@ -150,7 +148,7 @@ class _BevPool(torch.autograd.Function):
     """The forward is a bag over cells, the features' gradient a bag over pixels (the transposed CSR).
 
     Depth's gradient at (pixel, depth) is the inner product of the pixel's feature and the cell's gradient, taken at the
-    R pairs alone by `sampled_addmm`-like gathering in chunks, so that memory stays bounded.
+    R pairs alone and in chunks, so that memory stays bounded.
     """
 
     @staticmethod
@@ -187,6 +185,4 @@ def _bags(rows: Tensor, table: Tensor, splits: Tensor, weights: Tensor) -> Tenso
     """Weighted sums of table rows over contiguous segments."""
     if not len(rows):
         return table.new_zeros(splits.shape[0] - 1, table.shape[1])
-    return F.embedding_bag(
-        rows, table, splits[:-1], mode="sum", per_sample_weights=weights
-    )
+    return F.embedding_bag(rows, table, splits[:-1], mode="sum", per_sample_weights=weights)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fusionperc.geometry import BevGrid
@@ -68,7 +68,7 @@ def voxelize(points: Points, grid: BevGrid) -> Cells:
         ValueError: a sample index lies outside [0, batch_size).
     """
     sample = points.sample_index
-    if len(points) and not (0 <= int(sample.min()) and int(sample.max()) < points.batch_size):
+    if len(points) and (int(sample.min()) < 0 or int(sample.max()) >= points.batch_size):
         raise ValueError(
             f"Points.sample_index spans [{int(sample.min())}, {int(sample.max())}], expected [0, {points.batch_size})"
         )
@@ -110,7 +110,9 @@ def reduce_cells(
         ValueError: `values` has not one row per sorted point.
     """
     if values.shape[0] != cells.point_index.shape[0]:
-        raise ValueError(f"reduce_cells: values has {values.shape[0]} rows, the cells hold {len(cells.point_index)} points")
+        raise ValueError(
+            f"reduce_cells: values has {values.shape[0]} rows, the cells hold {len(cells.point_index)} points"
+        )
     match how:
         case "sum":
             reduced: Tensor = _SegmentSum.apply(values, cells.row_splits, cells.cell_of_point)
@@ -123,23 +125,13 @@ def reduce_cells(
     return reduced
 
 
-def scatter_to_bev(
-    values: Float[Tensor, "cells channels"], cells: Cells
-) -> Float[Tensor, "batch channels x y"]:
+def scatter_to_bev(values: Float[Tensor, "cells channels"], cells: Cells) -> Float[Tensor, "batch channels x y"]:
     """Puts cell values onto the grid; empty cells are zero. The result lies channels-last in memory."""
     size_x, size_y = cells.grid.shape
     row = cells.sample_index * cells.grid.num_cells + cells.coordinates[:, 0] * size_y + cells.coordinates[:, 1]
     flat = values.new_zeros(cells.batch_size * cells.grid.num_cells, values.shape[1])
     flat = flat.index_copy(0, row, values)
     return flat.view(cells.batch_size, size_x, size_y, values.shape[1]).permute(0, 3, 1, 2)
-
-
-def sort_by_cell(
-    points: Points, cells: Cells
-) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points features"], Int[Tensor, " points"]]:
-    """Positions, features and sample index of the points inside the grid, in the cells' order."""
-    index = cells.point_index
-    return points.xyz_m[index], points.features[index], points.sample_index[index]
 
 
 class _SegmentSum(torch.autograd.Function):

@@ -30,7 +30,7 @@ _SMOOTHING_PX = 7
 _FRESNEL_ZERO = np.float32(0.05)
 _GAMMA_STEPS = 4096
 #: Grey level of the tone curve's input that the automatic exposure aims at.
-_EXPOSURE_TARGET = 0.13
+_EXPOSURE_TARGET = 0.16
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class Daylight:
     def description(self) -> str:
         """A few words for the scene's description."""
         height = math.degrees(math.asin(self.to_sun[2]))
-        sky = "overcast" if self.softness > 0.5 else "low sun" if height < 18 else "noon sun" if height > 45 else "sunny"
+        sky = (
+            "overcast" if self.softness > 0.5 else "low sun" if height < 18 else "noon sun" if height > 45 else "sunny"
+        )
         return f"{sky}{', hazy' if self.visibility_m < 250 else ''}"
 
 
@@ -100,11 +102,13 @@ def sample_daylight(rng: np.random.Generator) -> Daylight:
 
 
 @lru_cache(maxsize=16)
-def _pixel_rays(focal_x: float, focal_y: float, center_x: float, center_y: float, width: int, height: int) -> FloatArray:
+def _pixel_rays(
+    focal_x: float, focal_y: float, center_x: float, center_y: float, width: int, height: int
+) -> FloatArray:
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    rays = np.stack([(u - center_x) / focal_x, (v - center_y) / focal_y, np.ones_like(u)], axis=-1)
-    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    return rays.reshape(-1, 3).astype(np.float32)
+    rays = np.stack([(u - center_x) / focal_x, (v - center_y) / focal_y, np.ones_like(u)], axis=-1).reshape(-1, 3)
+    unit: FloatArray = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def pixel_rays(mount: Mount, width_px: int, height_px: int) -> FloatArray:
@@ -117,7 +121,8 @@ def pixel_rays(mount: Mount, width_px: int, height_px: int) -> FloatArray:
 def _vignette(width: int, height: int) -> FloatArray:
     """(height * width, 1) fall-off of a lens towards the corners."""
     u, v = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height) * height / width)
-    return (1 - 0.16 * (u * u + v * v)).reshape(-1, 1).astype(np.float32)
+    falloff: FloatArray = (1 - 0.16 * (u * u + v * v)).reshape(-1, 1).astype(np.float32)
+    return falloff
 
 
 def picture(
@@ -162,7 +167,9 @@ def radiance(
     """(height * width, 3) linear RGB along the rays of a picture, row by row."""
     to_sun = np.array(daylight.to_sun, dtype=np.float32)
     solid = np.flatnonzero(hits.instance != NOTHING)
-    light = sky(directions, daylight)
+    light = np.empty((len(directions), 3), dtype=np.float32)
+    empty = np.flatnonzero(hits.instance == NOTHING)
+    light[empty] = sky(directions[empty], daylight)
     if len(solid) == 0:
         return light
     view, normal, albedo = directions[solid], hits.normal[solid], hits.albedo[solid]
@@ -190,9 +197,7 @@ def radiance(
     return light
 
 
-def _shadow_directions(
-    to_sun: FloatArray, softness: float, count: int, rng: np.random.Generator
-) -> FloatArray:
+def _shadow_directions(to_sun: FloatArray, softness: float, count: int, rng: np.random.Generator) -> FloatArray:
     """(count, 3) where shadow rays go: to the sun, or scattered over the sky around it, one draw a pixel."""
     if softness == 0:
         return np.broadcast_to(to_sun, (count, 3))
@@ -222,15 +227,16 @@ def _ambient(normal_z: FloatArray, daylight: Daylight) -> FloatArray:
 def _reflections(
     view: FloatArray, normal: FloatArray, gloss: FloatArray, in_sun: FloatArray, to_sun: FloatArray, daylight: Daylight
 ) -> FloatArray:
-    """(R, 3) mirrored sky and the sun's glint; what stands around is mirrored as dark as the haze above the ground."""
+    """(R, 3) mirrored sky and the sun's glint; near the horizon, where objects would be mirrored, it is darker."""
     cos = -(view * normal).sum(1)
     mirrored = view + (2 * cos)[:, None] * normal
     fresnel = _FRESNEL_ZERO + (1 - _FRESNEL_ZERO) * _fifth_power(1 - np.clip(cos, 0, 1))
-    seen = sky(mirrored, daylight)
+    seen = sky(mirrored, daylight, has_disc=False)
     seen *= np.clip(0.25 + 3 * mirrored[:, 2:], 0.12, 1).astype(np.float32)
     glint = np.clip(mirrored @ to_sun, 0, 1) ** 180 * np.float32(14.0 * (1 - daylight.softness)) * in_sun
     seen += glint[:, None] * np.array(daylight.sun, dtype=np.float32)
-    return seen * (gloss * fresnel)[:, None]
+    seen *= (gloss * fresnel)[:, None]
+    return seen
 
 
 def _fifth_power(value: FloatArray) -> FloatArray:
@@ -239,8 +245,8 @@ def _fifth_power(value: FloatArray) -> FloatArray:
     return square * square * value
 
 
-def sky(directions: FloatArray, daylight: Daylight) -> FloatArray:
-    """(R, 3) radiance of the sky: bright at the horizon, a glow around the sun, ground haze below."""
+def sky(directions: FloatArray, daylight: Daylight, *, has_disc: bool = True) -> FloatArray:
+    """(R, 3) radiance of the sky: bright at and below the horizon, a glow around the sun and, if wanted, its disc."""
     zenith, horizon = np.array(daylight.zenith, np.float32), np.array(daylight.horizon, np.float32)
     up = np.clip(directions[:, 2:], 0, 1)
     left = (1 - up) ** 2
@@ -249,7 +255,9 @@ def sky(directions: FloatArray, daylight: Daylight) -> FloatArray:
     near_sun = np.flatnonzero(towards_sun > 0.75)
     if daylight.softness == 0 and len(near_sun):
         cos = towards_sun[near_sun]
-        glow = cos**24 * np.float32(0.25) + np.where(cos > 0.9993, np.float32(6.0), 0)
+        glow = cos**24 * np.float32(0.25)
+        if has_disc:
+            glow += np.where(cos > 0.9993, np.float32(6.0), np.float32(0))
         light[near_sun] += glow[:, None] * np.array(daylight.sun, dtype=np.float32)
     return np.asarray(light, dtype=np.float32)
 
@@ -259,7 +267,8 @@ def _gamma_table() -> NDArray[np.int16]:
     """sRGB code value of the tone curve's output in steps of 1 / `_GAMMA_STEPS`."""
     linear = np.arange(_GAMMA_STEPS + 1) / _GAMMA_STEPS
     code = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(code * 255).astype(np.int16)
+    table: NDArray[np.int16] = np.rint(code * 255).astype(np.int16)
+    return table
 
 
 def _developed(light: FloatArray, daylight: Daylight, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -68,7 +68,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "demo": Preset("v1.0-mini", _MINI_TRAIN, _MINI_VAL, 8, 2, 8.0, 0.25, 543),
     "sim-mini": Preset("v1.0-mini", _MINI_TRAIN, _MINI_VAL, 8, 2, 20.0, 0.44, NUM_AZIMUTHS),
-    "sim-small": Preset("v1.0-trainval", _TRAIN, _VAL, 48, 12, 10.0, 0.44, NUM_AZIMUTHS),
+    "sim-small": Preset("v1.0-trainval", _TRAIN, _VAL, 40, 8, 10.0, 0.25, NUM_AZIMUTHS),
 }
 
 
@@ -215,7 +215,9 @@ def _claim(drives: DriveSet, root: Path) -> None:
     identity = drives.identity()
     if marker.is_file():
         found = json.loads(marker.read_bytes())
-        different = [f"{key} {found.get(key)}, not {value}" for key, value in identity.items() if found.get(key) != value]
+        different = [
+            f"{key} {found.get(key)}, not {value}" for key, value in identity.items() if found.get(key) != value
+        ]
         if different:
             raise ValueError(
                 f"{root} holds another simulated set ({'; '.join(different)}): "

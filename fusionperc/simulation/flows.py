@@ -137,7 +137,9 @@ def _write_routes(
         lines.insert(
             1,
             f'<vType id="t{name}" vClass="{group}" length="{length:.2f}" width="{width:.2f}" maxSpeed="{top}"'
-            f' minGap="2.2" accel="{1.2 if length > 6 else 2.2}" decel="3.5" emergencyDecel="7" sigma="0.3"/>',
+            f' minGap="2.2" accel="{1.2 if length > 6 else 2.2}" decel="3.5" emergencyDecel="7" sigma="0.3"'
+            # Nobody slides sideways while standing.
+            ' lcMaxSpeedLatStanding="0" lcMaxSpeedLatFactor="0.25"/>',
         )
     for name, _, _, _ in walkers:
         first, second, third = (names[k] for k in rng.integers(len(names), size=3))

@@ -22,7 +22,7 @@ _LEVELS = (0.4, 0.6, 0.8)
 
 
 def count_points(
-    xyz_m: NDArray[np.floating], world_T_sensor: NDArray[np.float64], actors: list[Actor]
+    xyz_m: NDArray[np.float32], world_T_sensor: NDArray[np.float64], actors: list[Actor]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Counts a scan's points in the objects' boxes.
 
@@ -102,8 +102,9 @@ def _sample_places(actors: list[Actor]) -> NDArray[np.float64]:
     yaw = np.array([actor.yaw_rad for actor in actors])[:, None]
     x = np.cos(yaw) * local[..., 0] - np.sin(yaw) * local[..., 1]
     y = np.sin(yaw) * local[..., 0] + np.cos(yaw) * local[..., 1]
-    places: NDArray[np.float64] = np.stack([x, y, local[..., 2]], axis=-1)
-    return places + np.array([actor.center_m for actor in actors])[:, None]
+    centers = np.array([actor.center_m for actor in actors])
+    places: NDArray[np.float64] = np.stack([x, y, local[..., 2]], axis=-1) + centers[:, None]
+    return places
 
 
 def _rays_from_cameras(

@@ -35,7 +35,8 @@ def ray_directions(num_azimuths: int = NUM_AZIMUTHS) -> NDArray[np.float32]:
     x = np.cos(azimuth)[:, None] * cos
     y = np.sin(azimuth)[:, None] * cos
     z = np.broadcast_to(sin, x.shape)
-    return np.stack([x, y, z], axis=-1).reshape(-1, 3).astype(np.float32)
+    rays: NDArray[np.float32] = np.stack([x, y, z], axis=-1).reshape(-1, 3).astype(np.float32)
+    return rays
 
 
 def scan(
@@ -91,7 +92,8 @@ def return_probability(
     signal = reflectivity * cos_incidence * (1 - np.float32(0.85) * mirrored)
     signal *= np.float32(_SIGNAL_GAIN) * (np.float32(MAX_RANGE_M) / np.maximum(distance_m, np.float32(1.0))) ** 2
     # Even close by a few pulses are lost.
-    return np.float32(0.995) * (1 - np.exp(-signal))
+    chance: NDArray[np.float32] = np.float32(0.995) * (1 - np.exp(-signal))
+    return chance
 
 
 def intensity(
@@ -105,4 +107,5 @@ def intensity(
     value = np.float32(_INTENSITY_GAIN) * reflectivity * facing / (1 + (distance_m / np.float32(60.0)) ** 2)
     value *= np.float32(0.9) + np.float32(0.2) * flicker
     value = np.where(reflectivity > _RETROREFLECTIVE, value * np.float32(2.5), value)
-    return np.clip(np.rint(value), 0, 255).astype(np.float32)
+    stored: NDArray[np.float32] = np.clip(np.rint(value), 0, 255).astype(np.float32)
+    return stored

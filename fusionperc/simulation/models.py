@@ -238,12 +238,13 @@ def _motorcycle(has_rider: bool) -> Builder:
 
 
 def _pedestrian(step: int) -> Builder:
-    """A walker at one of `WALK_STEPS` moments of the stride."""
+    """A walker at one of `WALK_STEPS` moments of the stride, or standing at `STANDING`."""
     b = Builder()
-    swing = 0.27 * np.sin(2 * np.pi * step / WALK_STEPS)
+    swing = 0.0 if step == STANDING else 0.27 * np.sin(2 * np.pi * step / WALK_STEPS)
+    raised = 0.0 if step == STANDING else 0.10 * np.cos(2 * np.pi * step / WALK_STEPS)
     for side in (-1, 1):
         reach = side * swing
-        lift = 0.10 * max(0.0, float(np.cos(2 * np.pi * step / WALK_STEPS)) * side)
+        lift = max(0.0, raised * side)
         knee = (0.55 * reach + lift, side * 0.1, 0.5)
         foot = (reach - 0.4 * lift, side * 0.1, 0.07 + lift)
         b.tube((0, side * 0.09, 0.92), knee, (0.10, 0.075), "trousers", 6)
@@ -261,8 +262,9 @@ def _pedestrian(step: int) -> Builder:
     return b
 
 
-#: Moments of a stride that have a mesh of their own; 0 is standing straight.
+#: Moments of a stride that have a mesh of their own, and the variant that stands still.
 WALK_STEPS = 8
+STANDING = WALK_STEPS
 _PEDESTRIAN_BOX = (np.array([-0.36, -0.335, 0.0]), np.array([0.45, 0.335, 1.77]))
 
 
@@ -309,8 +311,8 @@ def unit_mesh(model: str, variant: int) -> Mesh:
 
     Args:
         model: key of `MODELS`.
-        variant: motorcycle, bicycle: 1 with a rider, 0 without; pedestrian: moment of the stride in [0, WALK_STEPS);
-            others: any number, which picks among body styles.
+        variant: motorcycle, bicycle: 1 with a rider, 0 without; pedestrian: moment of the stride in [0, WALK_STEPS)
+            or STANDING; others: any number, which picks among body styles.
 
     Raises:
         ValueError: unknown model.

@@ -106,7 +106,7 @@ def build_network(seed: int, folder: Path) -> Network:
         "--node-files", "town.nod.xml", "--edge-files", "town.edg.xml", "--output-file", "town.net.xml",
         "--crossings.guess", "--walkingareas", "--no-turnarounds", "--offset.disable-normalization",
         "--default.junctions.radius", "7", "--junctions.corner-detail", "8", "--junctions.internal-link-detail", "12",
-        "--tls.cycle.time", "44", "--seed", str(seed), "--no-warnings",
+        "--junctions.limit-turn-speed", "3.2", "--tls.cycle.time", "44", "--seed", str(seed), "--no-warnings",
     ]  # fmt: skip
     run_sumo_tool("netconvert", arguments, folder)
     return read_network(folder / "town.net.xml")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fusionperc.simulation.traffic import Actor
 from fusionperc.simulation.world import STATIC, World
 
+#: The 18 fields of a nuScenes radar file.
 RADAR_DTYPE = np.dtype(
     [
         ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"),
@@ -26,7 +27,6 @@ RADAR_DTYPE = np.dtype(
         ("vx_rms", "i1"), ("vy_rms", "i1"),
     ]
 )  # fmt: skip
-"""The 18 fields of a nuScenes radar file."""
 
 NEAR_RANGE_M, NEAR_HALF_ANGLE_RAD = 70.0, math.radians(60.0)
 FAR_RANGE_M, FAR_HALF_ANGLE_RAD = 120.0, math.radians(9.0)
@@ -37,13 +37,13 @@ MAX_POINTS = 125
 _REFLECTORS: dict[str, tuple[float, float]] = {
     "car": (10.0, 0.4), "suv": (12.0, 0.4), "van": (13.0, 0.5), "truck": (19.0, 0.6), "bus": (20.0, 0.6),
     "trailer": (20.0, 0.6), "excavator": (18.0, 0.6), "motorcycle": (3.0, 0.2), "bicycle": (-1.0, 0.2),
-    "pedestrian": (-4.0, 0.1), "cone": (-22.0, 0.05), "barrier": (1.0, 0.1),
+    "pedestrian": (-7.0, 0.1), "cone": (-24.0, 0.05), "barrier": (-2.0, 0.1),
 }  # fmt: skip
 _RCS_SPREAD_DB = 3.0
-#: Share of scans in which a reflector as strong as a small car at 60 m is seen at all follows from this slope.
+#: How gently the chance of being detected rises with the echo's strength.
 _DETECTION_SLOPE_DB = 4.0
 _RAYS_PER_ACTOR = 16
-_CLUTTER_RAYS = 220
+_CLUTTER_RAYS = 320
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def in_field_of_view(xy_m: NDArray[np.float64]) -> NDArray[np.bool_]:
     angle = np.abs(np.arctan2(xy_m[:, 1], xy_m[:, 0]))
     near = (distance < NEAR_RANGE_M) & (angle < NEAR_HALF_ANGLE_RAD)
     far = (distance < FAR_RANGE_M) & (angle < FAR_HALF_ANGLE_RAD)
-    return (near | far) & (distance > 0.5)
+    covered: NDArray[np.bool_] = (near | far) & (distance > 0.5)
+    return covered
 
 
 def _object_returns(
@@ -250,9 +251,7 @@ def _measured(
     return records
 
 
-def _dynamic_property(
-    returns: _Returns, along: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _dynamic_property(returns: _Returns, along: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
     """0 moving away, 2 oncoming, 6 crossing, 1 stationary, 3 stationary candidate."""
     speed = np.linalg.norm(returns.velocity_mps, axis=1)
     radial = (returns.velocity_mps * along).sum(1)

@@ -36,7 +36,7 @@ from fusionperc.types import CAMERAS, LIDAR, RADARS
 
 KEY_FRAME_PERIOD_US = LIDAR_PERIOD_US * SWEEPS_PER_KEY_FRAME
 #: Objects within this range are in the world; those nearer than the second are annotated.
-WORLD_RADIUS_M, LABEL_RADIUS_M = 115.0, 80.0
+WORLD_RADIUS_M, LABEL_RADIUS_M = 100.0, 80.0
 #: Ten LiDAR sweeps and six radar scans lie before the first key frame.
 _LEAD_US = 540_000
 _CAMERA_SWEEPS_PER_KEY_FRAME = 6
@@ -142,7 +142,7 @@ class _Recorder:
         self.radar_due = {channel: self._radar_times(channel) for channel in RADARS}
 
     def run(self, on_key_frame: Callable[[], None]) -> None:
-        """Fires everything in order of time. Actors stand for a LiDAR sweep; radars correct for what they moved since."""
+        """Fires all in order of time; actors stand still for a sweep, radars correct for what they moved since."""
         key_frames: dict[int, _KeyFrame] = {}
         sweeps = range(-SWEEPS_PER_KEY_FRAME, self.last_us // LIDAR_PERIOD_US + 1)
         # A radar's key scan can come a tick before its key frame: the frames' objects are known ahead.

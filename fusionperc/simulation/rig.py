@@ -58,7 +58,8 @@ class Mount:
         if self.modality != "camera":
             return turned
         forward_R_camera = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-        return turned @ forward_R_camera
+        ego_R_camera: NDArray[np.float64] = turned @ forward_R_camera
+        return ego_R_camera
 
     @property
     def ego_T_sensor(self) -> NDArray[np.float64]:
@@ -108,7 +109,9 @@ def picture_size_px(image_scale: float) -> tuple[int, int]:
         ValueError: the scale is not in (0, 1].
     """
     if not 0.02 <= image_scale <= 1:
-        raise ValueError(f"image scale {image_scale} must be between 0.02 and 1 (1 is {FULL_WIDTH_PX}x{FULL_HEIGHT_PX})")
+        raise ValueError(
+            f"image scale {image_scale} must be between 0.02 and 1 (1 is {FULL_WIDTH_PX}x{FULL_HEIGHT_PX})"
+        )
     return round(FULL_WIDTH_PX * image_scale), round(FULL_HEIGHT_PX * image_scale)
 
 

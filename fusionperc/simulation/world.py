@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import Delaunay
 from shapely.geometry import box
 
-from fusionperc.simulation.models import WALK_STEPS, unit_mesh
+from fusionperc.simulation.models import STANDING, WALK_STEPS, unit_mesh
 from fusionperc.simulation.solids import Builder
 from fusionperc.simulation.surfaces import (
     FACADE,
@@ -229,7 +229,7 @@ def _variant(actor: Actor) -> int:
             return int(actor.attribute == "cycle.with_rider")
         case "pedestrian":
             if actor.attribute != "pedestrian.moving":
-                return 0
+                return STANDING
             return round(actor.phase_rad / (2 * np.pi) * WALK_STEPS) % WALK_STEPS
         case _:
             return actor.instance % 3

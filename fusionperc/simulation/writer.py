@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,7 +59,7 @@ def write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -288,7 +287,9 @@ def drive_file(root: Path, name: str) -> Path:
     return root / DRIVES_FOLDER / f"{name}.json"
 
 
-def can_bus_messages(name: DriveName, states: Iterable[tuple[int, EgoState]]) -> dict[Literal["pose", "steer"], list[Row]]:
+def can_bus_messages(
+    name: DriveName, states: Iterable[tuple[int, EgoState]]
+) -> dict[Literal["pose", "steer"], list[Row]]:
     """nuScenes CAN bus expansion messages: vehicle pose and steering angle, from (time in us, state) pairs."""
     pose, steer = [], []
     for time_us, ego in states:
@@ -355,7 +356,7 @@ def _fixed_tables() -> dict[str, list[Row]]:
             for name in CATEGORIES
         ],
         "attribute": [
-            {"token": token("attribute", name), "name": name, "description": f"The object is {name.replace('.', ', ')}."}
+            {"token": token("attribute", name), "name": name, "description": f"The object: {name}."}
             for name in ATTRIBUTES
         ],
         "visibility": [

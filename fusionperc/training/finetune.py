@@ -62,9 +62,7 @@ class DetectionFinetuning(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         losses = self.objective(self.model(batch.inputs), batch.targets)
-        self.log_dict(
-            {f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True
-        )
+        self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
@@ -132,7 +130,9 @@ def load_model(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[Fu
     try:
         config = build_config(dict(content[CONFIG_KEY]), source=str(checkpoint))
     except ConfigError as error:
-        raise CheckpointError(f"{error}: the checkpoint is of another version of this package; train it again") from None
+        raise CheckpointError(
+            f"{error}: the checkpoint is of another version of this package; train it again"
+        ) from None
     prefix = "model."
     weights = {name.removeprefix(prefix): value for name, value in content["state_dict"].items()}
     # The checkpoint holds every weight: nothing is to be fetched to build the network.
@@ -151,7 +151,9 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{checkpoint}: cannot be read as a checkpoint ({first}); is the file complete?") from None
+        raise CheckpointError(
+            f"{checkpoint}: cannot be read as a checkpoint ({first}); is the file complete?"
+        ) from None
     if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
         raise CheckpointError(f"{checkpoint}: holds no '{CONFIG_KEY}': not a checkpoint written by tools/train.py")
     return content
@@ -160,9 +162,7 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 def _check_weights(checkpoint: Path, wanted: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     missing = sorted(wanted.keys() - given.keys())
     extra = sorted(given.keys() - wanted.keys())
-    reshaped = sorted(
-        name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape
-    )
+    reshaped = sorted(name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape)
     if missing or extra or reshaped:
         first = (reshaped or missing or extra)[0]
         raise CheckpointError(

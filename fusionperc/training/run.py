@@ -1,10 +1,10 @@
 """One training run: a folder with everything needed to read, repeat and resume it.
 
-    RUN/config.yaml        the resolved configuration
-    RUN/versions.json      versions of python, torch, this package, ...
-    RUN/checkpoints/       last.ckpt and best.ckpt (lowest validation loss)
-    RUN/metrics.csv        one row per logged step, and TensorBoard's events beside it in RUN/tensorboard
-    RUN/cache/             index of the data set
+RUN/config.yaml        the resolved configuration
+RUN/versions.json      versions of python, torch, this package, ...
+RUN/checkpoints/       last.ckpt and best.ckpt (lowest validation loss)
+RUN/metrics.csv        one row per logged step, and TensorBoard's events beside it in RUN/tensorboard
+RUN/cache/             index of the data set
 """
 
 from __future__ import annotations
@@ -142,7 +142,12 @@ class ProgressLines(L.Callback):
         }
         shown = "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
         log.info(
-            "step %d/%d  %s  %.2f s/step  %.0f min left", step, total, shown, per_step_s, (total - step) * per_step_s / 60
+            "step %d/%d  %s  %.2f s/step  %.0f min left",
+            step,
+            total,
+            shown,
+            per_step_s,
+            (total - step) * per_step_s / 60,
         )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -182,5 +187,7 @@ def _steps_done(config: Config, last: Path) -> int:
         raise ConfigError(f"run.resume: nothing to resume, {last} does not exist; drop run.resume to start")
     steps = int(read_checkpoint(last)["global_step"])
     if steps >= config.train.steps:
-        raise ConfigError(f"run.resume: {last} has done {steps} of train.steps = {config.train.steps}; raise train.steps")
+        raise ConfigError(
+            f"run.resume: {last} has done {steps} of train.steps = {config.train.steps}; raise train.steps"
+        )
     return steps

@@ -118,7 +118,7 @@ def _log_once(renderer: str) -> None:
 
 @functools.cache
 def _has_vulkan() -> bool:
-    """Whether the loader library is there and knows a device; Filament ends the process where it finds none."""
+    """Whether the loader library is there; without it there is no need to try."""
     name = ctypes.util.find_library("vulkan") or "libvulkan.so.1"
     try:
         ctypes.CDLL(name)
@@ -263,16 +263,17 @@ def _render_offscreen(arrays: Any) -> NDArray[np.uint8] | None:
 
     width, height = (int(size) for size in arrays["size_px"])
     renderer = o3d.visualization.rendering.OffscreenRenderer(width, height)
-    renderer.scene.set_background(np.array([*BACKGROUND, 1.0]))
-    # Colours are to come out as given: no tone mapping.
+    # Colours are to come out as given: no tone mapping. Without it a background's colour is not kept: paint it later.
     renderer.scene.view.set_post_processing(False)
+    renderer.scene.set_background(np.array([0.0, 0.0, 0.0, 1.0]))
     for number, (geometry, size_px) in enumerate(_geometries(arrays)):
         material = o3d.visualization.rendering.MaterialRecord()
         material.shader = "defaultUnlit"
         material.point_size = size_px * _OVERSAMPLING
         renderer.scene.add_geometry(f"geometry {number}", geometry, material)
     renderer.setup_camera(arrays["intrinsics"], arrays["camera_T_ego"], width, height)
-    image: NDArray[np.uint8] = np.asarray(renderer.render_to_image())
+    image: NDArray[np.uint8] = np.array(renderer.render_to_image())
+    image[(image == 0).all(axis=2)] = np.round(np.array(BACKGROUND) * 255)
     return image
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,6 @@ def draw_sheet(scene: SceneDrawing, path: Path, title: str = "") -> None:
     width = 3 * picture_width + 4 * _GAP_PX
     height = _TITLE_PX + 2 * (picture_height + _GAP_PX) + _LOWER_PX + _GAP_PX + _LEGEND_PX
     figure = Figure(figsize=(width / _DOTS_PER_INCH, height / _DOTS_PER_INCH), dpi=_DOTS_PER_INCH, facecolor=BACKGROUND)
-    FigureCanvasAgg(figure)
 
     def panel(left_px: int, top_px: int, width_px: int, height_px: int) -> Axes:
         box = (left_px / width, 1 - (top_px + height_px) / height, width_px / width, height_px / height)
@@ -61,7 +58,7 @@ def draw_sheet(scene: SceneDrawing, path: Path, title: str = "") -> None:
     _draw_image(panel(_GAP_PX, top, view_width, _LOWER_PX), render(scene, View.looking(view_width, _LOWER_PX)))
     draw_bev(panel(view_width + 2 * _GAP_PX, top, _LOWER_PX, _LOWER_PX), scene)
     _draw_legend(figure, scene, _LEGEND_PX / 2 / height)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_bev(axes: Axes, scene: SceneDrawing) -> None:
@@ -130,14 +127,13 @@ def _draw_legend(figure: Figure, scene: SceneDrawing, middle: float) -> None:
     )  # fmt: skip
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG without any display, whole or not at all; the folder is made if missing."""
+    FigureCanvasAgg(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png", facecolor=figure.get_facecolor())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

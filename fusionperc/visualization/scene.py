@@ -65,7 +65,9 @@ _EGO_SIZE_LWH_M = (4.1, 1.75, 1.56)
 _DASH_M = 0.35
 _RADAR_SLOWEST_MPS = 0.5
 _ARROW_SECONDS = 1.0
-_RADAR_POST_M = 1.0
+_RADAR_POST_M = 0.6
+#: Each radar's newest sweep is younger than this; only its returns get arrows, earlier ones would only thicken them.
+_RADAR_NEWEST_S = 0.08
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def height_colours(height_m: Array) -> Array:
 
 
 def box_segments(boxes: Boxes) -> Array:
-    """(N, 13, 2, 3): the twelve edges of each box, and its heading mark, from the floor's centre to beyond its front."""
+    """(N, 13, 2, 3): the twelve edges of each box and its heading mark, from the floor's centre to beyond its front."""
     corners = boxes.corners_m().cpu()
     edges = corners[:, torch.tensor(CORNER_EDGES)]
     floor = corners[:, :4].mean(dim=1)
@@ -276,23 +278,31 @@ def _lidar_points(lidar: Points, range_m: float) -> PointSet:
 
 
 def _radar_points(radar: Points, range_m: float) -> PointSet:
-    xyz = _within(radar, range_m).xyz_m.float().numpy()
-    return PointSet("radar", xyz, _repeated(RADAR_COLOUR, len(xyz)), 4.0)
+    kept = _within(radar, range_m)
+    return PointSet("radar", kept.xyz_m.float().numpy(), _radar_colours(kept), 4.0)
+
+
+def _radar_colours(radar: Points) -> Array:
+    """(P, 3), darker for earlier sweeps."""
+    brightness = np.where(radar.features[:, 3].numpy() > _RADAR_NEWEST_S, _OLD_SWEEP_BRIGHTNESS, 1.0)
+    colours: Array = _repeated(RADAR_COLOUR, len(radar)) * brightness[:, None].astype(np.float32)
+    return colours
 
 
 def _radar_posts(radar: Points, range_m: float) -> LineSet:
     """A post on each return: among LiDAR points a point alone would be lost, and radar measures no height."""
-    xyz = _within(radar, range_m).xyz_m.float().numpy()
+    kept = _within(radar, range_m)
+    xyz = kept.xyz_m.float().numpy()
     half = np.array([0.0, 0.0, _RADAR_POST_M / 2], dtype=np.float32)
-    rgb = _repeated(RADAR_COLOUR, len(xyz))
-    return LineSet("radar", np.stack([xyz - half, xyz + half], axis=1), rgb, 3.0)
+    return LineSet("radar", np.stack([xyz - half, xyz + half], axis=1), _radar_colours(kept), 2.0)
 
 
 def _radar_arrows(radar: Points, range_m: float) -> LineSet:
-    """Where each moving return would be in a second, with an arrow head."""
+    """Where each moving return of the newest sweeps would be in a second, with an arrow head."""
     kept = _within(radar, range_m)
     velocity = kept.features[:, 1:3].float().numpy()
     moving = np.linalg.norm(velocity, axis=1) > _RADAR_SLOWEST_MPS
+    moving &= kept.features[:, 3].numpy() <= _RADAR_NEWEST_S
     start = kept.xyz_m.float().numpy()[moving]
     way = np.zeros_like(start)
     way[:, :2] = velocity[moving] * _ARROW_SECONDS
@@ -335,9 +345,7 @@ def _pictures(
     )
 
 
-def _picture(
-    cameras: CameraInputs, number: int, name: str, boxes: list[LineSet], labels: tuple[Label, ...]
-) -> Picture:
+def _picture(cameras: CameraInputs, number: int, name: str, boxes: list[LineSet], labels: tuple[Label, ...]) -> Picture:
     image = cameras.images[0, number].permute(1, 2, 0).contiguous().cpu().numpy()
     height, width = image.shape[:2]
     intrinsics, camera_T_ego = cameras.intrinsics[0, number], cameras.camera_T_ego[0, number]

@@ -196,7 +196,7 @@ def folder_writer(tmp_path: Path) -> Callable[[], FolderWriter]:
 
 @pytest.fixture(scope="session")
 def written_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `small_folder` copies: two drives with all sensors (two radars); CAN bus for the first only."""
+    """Two drives with all sensors (two radars), CAN bus for the first only; only for reading."""
     writer = FolderWriter(tmp_path_factory.mktemp("drives"))
     writer.drive(0)
     writer.drive(1)

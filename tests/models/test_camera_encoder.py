@@ -14,7 +14,7 @@ from PIL import Image
 from test_fusionperc import make_inputs, small_config
 
 from fusionperc.config import CameraEncoderConfig
-from fusionperc.models.camera import PIXEL_MEAN, PIXEL_STD, CameraEncoder, make_backbone
+from fusionperc.models.camera import CameraEncoder, make_backbone
 from fusionperc.models.efficientnet_lite import EfficientNetLite0, imagenet_weights
 
 
@@ -36,7 +36,7 @@ def test_weights_from_a_file_and_clear_errors(tmp_path: Path) -> None:
     assert torch.equal(loaded["to_stride_16.0.weight"], source.conv1.weight)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file; set model\.camera\.weights"):
         make_backbone(CameraEncoderConfig(backbone="resnet18", weights=tmp_path / "nowhere.pth"))
-    with pytest.raises(ValueError, match=r"resnet18\.pth: not resnet50"):
+    with pytest.raises(ValueError, match=r"resnet18\.pth: not of resnet50"):
         make_backbone(CameraEncoderConfig(backbone="resnet50", weights=tmp_path / "resnet18.pth"))
     (tmp_path / "noise.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"noise\.pth: no readable state dict"):
@@ -48,7 +48,7 @@ def test_missing_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", offline)
-    with pytest.raises(FileNotFoundError, match="cannot fetch resnet18 .*set model.camera.weights to none"):
+    with pytest.raises(FileNotFoundError, match=r"cannot fetch resnet18 .*set model\.camera\.weights to none"):
         make_backbone(CameraEncoderConfig(backbone="resnet18", weights="imagenet"))
 
 
@@ -64,9 +64,8 @@ def test_efficientnet_knows_traffic(classifier: EfficientNetLite0, real_nuscenes
     names = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     path = min((real_nuscenes / "samples" / "CAM_FRONT").glob("n008*.jpg"))
     picture = np.asarray(Image.open(path).convert("RGB").resize((704, 396)).crop((0, 60, 704, 380)))
-    pixels = (torch.tensor(picture).permute(2, 0, 1) - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(
-        PIXEL_STD
-    )[:, None, None]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (classifier.pixel_mean, classifier.pixel_std))
+    pixels = (torch.tensor(picture).permute(2, 0, 1) - mean) / std
     with torch.no_grad():
         top = classifier(pixels[None])[0].topk(10).indices
     traffic = {"traffic light", "cab", "street sign", "parking meter", "trolleybus", "streetcar", "minivan"}

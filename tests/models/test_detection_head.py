@@ -97,7 +97,7 @@ def test_a_fresh_head_is_finite_and_starts_at_its_priors(layers: int) -> None:
     assert len(output.layers) == layers
     assert output.dense.center_m.shape == (2, 16, 16, 3)
     torch.testing.assert_close(output.dense.center_m[0, 3, 5, 2], torch.tensor(PRIOR_HEIGHT_M), atol=0.5, rtol=0)
-    assert 0.01 < float(output.heatmap_logits.sigmoid().mean()) < 0.3
+    assert 0.01 < float(output.heatmap_logits.detach().sigmoid().mean()) < 0.3
     for layer in output.layers:
         start = output.dense.gather(output.query_cell)
         torch.testing.assert_close(layer.boxes.center_m, start.center_m)  # refinement starts at zero

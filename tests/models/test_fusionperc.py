@@ -14,6 +14,7 @@ from torch import Tensor
 from fusionperc.config import ModelConfig
 from fusionperc.geometry import rigid, rotation_from_yaw
 from fusionperc.models.fusionperc import FusionPerc, FusionPercOutput
+from fusionperc.ops.voxelize import reduce_cells, scatter_to_bev, voxelize
 from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs, sensors_from_letters
 
 SUBSETS = ["".join(c) for n in (1, 2, 3) for c in itertools.combinations("CRL", n)]
@@ -72,9 +73,7 @@ def sample_of(inputs: SensorInputs, index: int) -> SensorInputs:
     assert cameras is not None and inputs.radar is not None and inputs.lidar is not None
     one = slice(index, index + 1)
     return SensorInputs(
-        CameraInputs(
-            cameras.images[one], cameras.intrinsics[one], cameras.camera_T_ego[one], cameras.present[one]
-        ),
+        CameraInputs(cameras.images[one], cameras.intrinsics[one], cameras.camera_T_ego[one], cameras.present[one]),
         inputs.radar.of_sample(index),
         inputs.lidar.of_sample(index),
         inputs.present[one],
@@ -152,11 +151,11 @@ def test_an_absent_picture_is_not_read(model: FusionPerc) -> None:
 def test_no_sensor_is_one_clear_line(model: FusionPerc) -> None:
     inputs = make_inputs()
     for nothing in (inputs.only(()), replace(inputs, present=torch.zeros(3, 3, dtype=torch.bool))):
-        with pytest.raises(ValueError, match="^no sensor: the model takes CRL"):
+        with pytest.raises(ValueError, match=r"^no sensor: the model takes CRL"):
             model(nothing)
     lidar_only = FusionPerc(small_config(sensors="L"))
     assert not any(name.startswith(("camera.", "radar.")) for name, _ in lidar_only.named_parameters())
-    with pytest.raises(ValueError, match="^no sensor: the model takes L"):
+    with pytest.raises(ValueError, match=r"^no sensor: the model takes L"):
         lidar_only(inputs.only(("camera", "radar")))
     assert lidar_only(inputs).sensor_heatmap_logits.keys() == {"lidar"}
 
@@ -190,9 +189,6 @@ def test_training_step_reaches_every_parameter(style: str, bf16: bool) -> None:
 
 def test_mirrored_input_gives_mirrored_maps_up_to_the_network() -> None:
     """Where a point goes is all geometry: the LiDAR map of mirrored points is occupied in mirrored cells."""
-    torch.manual_seed(0)
-    from fusionperc.ops.voxelize import reduce_cells, scatter_to_bev, voxelize
-
     grid, points = small_config().grid.grid(), some_points(2, [400, 100], 3)
 
     def occupancy(points: Points) -> Tensor:
@@ -210,6 +206,13 @@ def test_save_and_load(model: FusionPerc, tmp_path: Path) -> None:
     assert loaded.config == model.config
     with torch.no_grad():
         assert torch.equal(heat(loaded(make_inputs())), heat(model(make_inputs())))
+
+
+def test_weights_of_another_architecture_are_refused(model: FusionPerc, tmp_path: Path) -> None:
+    FusionPerc(small_config(sensors="L")).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(model.config.model_dump_json())
+    with pytest.raises(RuntimeError, match="camera"):
+        FusionPerc.from_pretrained(tmp_path)
 
 
 def test_a_saved_model_does_not_ask_for_backbone_weights_again(tmp_path: Path) -> None:

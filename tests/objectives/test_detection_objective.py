@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fusionperc.geometry import BevGrid
-from fusionperc.models.detection import BoxParameters
+from fusionperc.models.boxes import BoxParameters
 from fusionperc.objectives.detection import box_losses, draw_heatmaps, gaussian_focal_loss, gaussian_radius
 from fusionperc.types import Boxes
 
-GRID = BevGrid(-8, 8, -8, 8, -5, 3, 1.0)
+GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 1.0)
 
 
 def one_box(x: float, y: float, class_index: int = 0, attribute: int = 0, vx: float = 1.0) -> Boxes:

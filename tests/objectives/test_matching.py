@@ -62,6 +62,11 @@ def test_equals_the_best_of_all_assignments() -> None:
 
 def test_no_boxes_match_nothing() -> None:
     queries, boxes = match_queries(
-        torch.zeros(3, 10), torch.zeros(3, 3), torch.zeros(3, 3), torch.zeros(3, 2), Boxes.empty(), MatchingCosts(1, 1, 1)
+        torch.zeros(3, 10),
+        torch.zeros(3, 3),
+        torch.zeros(3, 3),
+        torch.zeros(3, 2),
+        Boxes.empty(),
+        MatchingCosts(1, 1, 1),
     )
     assert len(queries) == len(boxes) == 0

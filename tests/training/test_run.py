@@ -100,7 +100,7 @@ def test_resumed_run_equals_an_uninterrupted_one(finished_run: Path, tiny_drives
 def test_existing_run_is_not_overwritten(finished_run: Path, tiny_drives: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.dir.*run\.resume=true"):
         finetune(small_config(tiny_drives, finished_run))
-    with pytest.raises(ConfigError, match="raise train.steps"):
+    with pytest.raises(ConfigError, match=r"raise train\.steps"):
         finetune(small_config(tiny_drives, finished_run, "run.resume=true"))
 
 

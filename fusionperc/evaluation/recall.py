@@ -1,0 +1,71 @@
+"""How many of the clearly measured objects are found: a plain check beside the official scores.
+
+Average precision says little about one frame; this says whether each object was found at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fusionperc.types import CLASSES, Boxes, Detections
+
+#: A detection finds an object of its class whose centre is at most this far away (nuScenes' distance for errors).
+MATCH_DISTANCE_M = 2.0
+#: Objects with fewer LiDAR points are not asked for.
+MIN_LIDAR_POINTS = 5
+#: Detections below are not counted: a threshold at which one would act.
+MIN_SCORE = 0.2
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Objects of a class that were found, of those asked for."""
+
+    found: int
+    wanted: int
+
+    @property
+    def share(self) -> float:
+        """`found` / `wanted`; NaN where none was asked for."""
+        return self.found / self.wanted if self.wanted else float("nan")
+
+
+def recall_by_class(
+    detections: Mapping[str, Detections], truth: Mapping[str, tuple[Boxes, Tensor]]
+) -> dict[str, Recall]:
+    """Recall over all samples, by class.
+
+    Each detection finds at most one object and each object counts once; the surest detections choose first, as in the
+    official evaluation.
+
+    Args:
+        detections: by sample token.
+        truth: by sample token, boxes and their (N, 2) LiDAR and radar point counts.
+    """
+    found = dict.fromkeys(CLASSES, 0)
+    wanted = dict.fromkeys(CLASSES, 0)
+    for token, (boxes, num_points) in truth.items():
+        for index, name in enumerate(CLASSES):
+            objects = boxes[(boxes.class_index == index) & (num_points[:, 0] >= MIN_LIDAR_POINTS)].center_m[:, :2]
+            guesses = detections[token]
+            guesses = guesses[(guesses.class_index == index) & (guesses.score >= MIN_SCORE)]
+            order = guesses.score.argsort(descending=True, stable=True)
+            wanted[name] += len(objects)
+            found[name] += _matches(guesses.center_m[order, :2], objects)
+    return {name: Recall(found[name], wanted[name]) for name in CLASSES}
+
+
+def _matches(guesses_m: Tensor, objects_m: Tensor) -> int:
+    """Number of objects taken when each guess, in order, takes the nearest object still free."""
+    if len(objects_m) == 0:
+        return 0
+    free = torch.ones(len(objects_m), dtype=torch.bool)
+    for distance_m in torch.cdist(guesses_m, objects_m):
+        nearest = int(torch.where(free, distance_m, torch.inf).argmin())
+        if free[nearest] and distance_m[nearest] <= MATCH_DISTANCE_M:
+            free[nearest] = False
+    return int((~free).sum())

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Sets up a virtual environment with the package and all extras: tools/setup.sh [.venv]
+# System libraries that are missing come from apt where that is permitted; otherwise the line to run is printed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=${1:-.venv}
+
+# Libraries that the wheels of open3d and SUMO link to, and the Debian/Ubuntu packages that bring them.
+declare -A libraries=(
+    [libGL.so.1]=libgl1
+    [libEGL.so.1]=libegl1
+    [libgomp.so.1]=libgomp1
+    [libusb-1.0.so.0]=libusb-1.0-0
+    [libX11.so.6]=libx11-6
+    [libXext.so.6]=libxext6
+)
+
+install_packages() {
+    local apt="apt-get"
+    if ! command -v apt-get >/dev/null; then
+        echo "error: these are missing and there is no apt-get: $*; install them with your system's packages" >&2
+        exit 1
+    elif [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null; then
+            echo "error: system packages are missing; run:  sudo apt-get install -y $*" >&2
+            exit 1
+        fi
+        apt="sudo -n apt-get"
+    fi
+    echo "installing system packages: $*"
+    $apt update -qq
+    DEBIAN_FRONTEND=noninteractive $apt install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+find_python() {
+    local candidate
+    for candidate in python3.12 python3.11 python3 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+has_venv() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
+
+missing=()
+known=$(/sbin/ldconfig -p 2>/dev/null || ldconfig -p)
+for library in "${!libraries[@]}"; do
+    grep -q "$library" <<<"$known" || missing+=("${libraries[$library]}")
+done
+[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+
+python=$(find_python)
+if [ -z "$python" ] || ! has_venv "$python"; then
+    install_packages python3 python3-venv
+    python=$(find_python)
+fi
+if [ -z "$python" ]; then
+    echo "error: needs Python 3.11 or 3.12 (nuscenes-devkit needs numpy 1); install one and run this again" >&2
+    exit 1
+fi
+
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+fi
+echo "installing into $venv with $("$venv/bin/python" --version) (some minutes, about 7 GB)"
+"$venv/bin/python" -m pip install -q -e '.[sim,viewer,dev]'
