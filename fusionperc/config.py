@@ -189,6 +189,7 @@ class ObjectiveConfig(_Record):
     match_class: float = Field(1.0, ge=0, description="cost of the class when queries are matched")
     match_center: float = Field(0.5, ge=0, description="cost of the centre, per metre")
     match_box: float = Field(0.25, ge=0, description="cost of log-size and of sin/cos of yaw")
+    match_reach_m: float = Field(4.0, gt=0, description="queries further from an object are not matched to it")
 
 
 class TrainConfig(_Record):

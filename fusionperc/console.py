@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from rich.console import Console
@@ -21,6 +22,10 @@ def run_tool(main: Callable[[], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)], force=True
     )
+    # Lightning's own lines (accelerators it did not find, products to try) say nothing about the run.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"lightning\..*", category=FutureWarning)
     try:
         main()
     except (ValueError, OSError) as error:

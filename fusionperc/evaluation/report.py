@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fusionperc.config import DataConfig
+from fusionperc.environment import versions
 from fusionperc.evaluation.detection import MATCH_DISTANCES_M, TP_ERRORS, DetectionReport
 from fusionperc.evaluation.recall import MATCH_DISTANCE_M, MIN_LIDAR_POINTS, Recall
 from fusionperc.evaluation.submission import write_text
 from fusionperc.visualization.plots import save_figure
 
-_PACKAGES = ("fusionperc", "torch", "nuscenes-devkit", "numpy")
 _CURVE_COLOURS = ("#d1495b", "#edae49", "#2e8b7a", "#30638e")
 
 
@@ -66,17 +64,6 @@ def write_report(
     return path
 
 
-def versions() -> dict[str, str]:
-    """Of python and of the packages that the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def class_table(report: DetectionReport, title: str) -> Table:
     """Scores per class and overall."""
     table = _table(title, "class")
@@ -110,7 +97,9 @@ def class_table(report: DetectionReport, title: str) -> Table:
 
 def recall_table(recall: Mapping[str, Recall]) -> Table:
     """Objects found, by class."""
-    table = _table(f"objects with at least {MIN_LIDAR_POINTS} LiDAR points found within {MATCH_DISTANCE_M:g} m", "class")
+    table = _table(
+        f"objects with at least {MIN_LIDAR_POINTS} LiDAR points found within {MATCH_DISTANCE_M:g} m", "class"
+    )
     for name in ("found", "of", "recall"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, item in recall.items():

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fusionperc.files import whole_file
 from fusionperc.geometry import (
     inverse,
     quaternion_from_yaw,
@@ -76,14 +77,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write_pieces(path: Path, pieces: Iterator[str] | list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w") as stream:
-            stream.writelines(pieces)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("w") as stream:
+        stream.writelines(pieces)
 
 
 def submission_boxes(token: str, detections: Detections, global_T_ego: Float[Tensor, "4 4"]) -> list[dict[str, Any]]:

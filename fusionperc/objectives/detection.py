@@ -41,7 +41,9 @@ class DetectionObjective:
         self.weights = objective
         self.grid = model.grid.grid()
         self.camera = model.camera
-        self.costs = MatchingCosts(objective.match_class, objective.match_center, objective.match_box)
+        self.costs = MatchingCosts(
+            objective.match_class, objective.match_center, objective.match_box, objective.match_reach_m
+        )
 
     def __call__(self, output: FusionPercOutput, targets: Targets) -> dict[str, Tensor]:
         """Losses by name, unweighted but for ``total``, the weighted sum to minimise.

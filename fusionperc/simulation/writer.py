@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fusionperc.files import whole_file
 from fusionperc.simulation.rig import RIG
 from fusionperc.simulation.traffic import Actor, EgoState
 from fusionperc.types import ATTRIBUTES
@@ -56,10 +57,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_bytes(content)
 
 
 def write_json(path: Path, value: object) -> None:

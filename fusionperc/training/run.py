@@ -9,28 +9,24 @@ RUN/cache/             index of the data set
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
-import os
-import platform
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fusionperc.config import Config, ConfigError
 from fusionperc.data.loading import make_loader
+from fusionperc.environment import versions
+from fusionperc.files import whole_file
 from fusionperc.training.finetune import DetectionFinetuning, read_checkpoint
 
 log = logging.getLogger(__name__)
-
-_PACKAGES = ("fusionperc", "torch", "torchvision", "lightning", "numpy", "nuscenes-devkit", "triton")
 
 
 def finetune(config: Config) -> Path:
@@ -41,9 +37,10 @@ def finetune(config: Config) -> Path:
     """
     last = config.run.dir / "checkpoints" / "last.ckpt"
     start = _steps_done(config, last)
-    config.run.dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(config.run.dir / "config.yaml", config.to_yaml())
-    write_atomically(config.run.dir / "versions.json", json.dumps(versions(), indent=2))
+    with whole_file(config.run.dir / "config.yaml") as part:
+        part.write_text(config.to_yaml())
+    with whole_file(config.run.dir / "versions.json") as part:
+        part.write_text(json.dumps(versions(), indent=2) + "\n")
     L.seed_everything(config.train.seed, workers=False, verbose=False)
 
     trainer = make_trainer(config)
@@ -66,6 +63,7 @@ def finetune(config: Config) -> Path:
         config.run.dir,
     )
     trainer.fit(module, train_loader, val_loader, ckpt_path=str(last) if start else None, weights_only=True)
+    trainer.save_checkpoint(last)
     return last
 
 
@@ -154,25 +152,6 @@ class ProgressLines(L.Callback):
         loss = trainer.callback_metrics.get("val/total")
         if loss is not None:
             log.info("step %d  validation loss %.3f", trainer.global_step, float(loss))
-
-
-def versions() -> dict[str, str]:
-    """What this run was made with."""
-    found = {"python": platform.python_version(), "platform": platform.machine()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    found["cuda"] = str(torch.version.cuda) if torch.cuda.is_available() else "none"
-    return found
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `path` whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _steps_done(config: Config, last: Path) -> int:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from fusionperc.files import whole_file
 from fusionperc.visualization.open3d_view import View, render
 from fusionperc.visualization.scene import (
     BACKGROUND,
@@ -130,10 +131,5 @@ def _draw_legend(figure: Figure, scene: SceneDrawing, middle: float) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG without any display, whole or not at all; the folder is made if missing."""
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png", facecolor=figure.get_facecolor())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", facecolor=figure.get_facecolor())

@@ -27,7 +27,12 @@ def test_only_centres_matter_when_only_centres_cost() -> None:
     truth = random_boxes(4, 0)
     order = torch.tensor([2, 0, 3, 1])
     queries, boxes = match_queries(
-        torch.zeros(4, 10), truth.center_m[order], torch.zeros(4, 3), torch.zeros(4, 2), truth, MatchingCosts(0, 1, 0)
+        torch.zeros(4, 10),
+        truth.center_m[order],
+        torch.zeros(4, 3),
+        torch.zeros(4, 2),
+        truth,
+        MatchingCosts(0, 1, 0, 100),
     )
     assert order[queries].tolist() == boxes.tolist()
 
@@ -38,7 +43,7 @@ def test_equals_the_best_of_all_assignments() -> None:
     logits = torch.randn(5, 10, generator=generator)
     center = torch.randn(5, 3, generator=generator) * 10
     size, yaw = torch.randn(5, 3, generator=generator), torch.randn(5, 2, generator=generator)
-    costs = MatchingCosts(0.7, 0.3, 0.2)
+    costs = MatchingCosts(0.7, 0.3, 0.2, 100)
 
     def cost(query: int, box: int) -> float:
         logit = logits[query, truth.class_index[box]]
@@ -67,6 +72,15 @@ def test_no_boxes_match_nothing() -> None:
         torch.zeros(3, 3),
         torch.zeros(3, 2),
         Boxes.empty(),
-        MatchingCosts(1, 1, 1),
+        MatchingCosts(1, 1, 1, 4),
     )
     assert len(queries) == len(boxes) == 0
+
+
+def test_far_queries_are_left_alone_and_do_not_disturb_near_ones() -> None:
+    truth = random_boxes(2, 3)
+    center = truth.center_m + torch.tensor([[0.5, 0.0, 0.0], [0.0, 50.0, 0.0]])
+    queries, boxes = match_queries(
+        torch.zeros(2, 10), center, torch.zeros(2, 3), torch.zeros(2, 2), truth, MatchingCosts(1, 1, 1, 4)
+    )
+    assert (queries.tolist(), boxes.tolist()) == ([0], [0])
