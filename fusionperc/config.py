@@ -209,6 +209,7 @@ class TrainConfig(_Record):
     class_balanced: bool = Field(True, description="draw samples with rare classes more often (CBGS)")
     validate_every: int = Field(500, ge=1, description="steps between validations")
     validate_samples: int = Field(64, ge=1, description="samples of the held-out split used while training")
+    evaluate: bool = Field(True, description="score data.split at the end, into run.dir/report.json")
     save_every: int = Field(200, ge=1, description="steps between checkpoints")
     log_every: int = Field(20, ge=1)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.logging import RichHandler
 
-console = Console(stderr=False, soft_wrap=True)
+#: Logs and pipes get lines wide enough for the tables; a terminal has its own width.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def run_tool(main: Callable[[], None]) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
         str(arguments.workers), *size,
     )  # fmt: skip
 
-    training = ["tools/train.py", "configs/demo.yaml", f"data.root={drives}", f"run.dir={run}"]
+    training = ["tools/train.py", "configs/demo.yaml", f"data.root={drives}", f"run.dir={run}", "train.evaluate=false"]
     training += SMOKE_TRAINING if arguments.smoke else ()
     training += ["run.resume=true"] if checkpoint.exists() else []
     if not (run / "finished").exists():

@@ -14,7 +14,7 @@ import argparse
 import time
 from pathlib import Path
 
-from fusionperc.config import load_config
+from fusionperc.config import DataConfig, load_config
 from fusionperc.console import console, run_tool
 
 
@@ -32,33 +32,27 @@ def main() -> None:
         parser.error("--sensors goes with --checkpoint; a submission is scored as it is")
 
     from fusionperc.evaluation import inference
-    from fusionperc.evaluation.report import class_table, recall_table, subset_table, write_report
+
+    if arguments.predictions is not None:
+        score_predictions(arguments.predictions, load_config(None, arguments.overrides).data, arguments.output)
+        return
+    from fusionperc.training.finetune import load_model
+
+    device = inference.choose_device(arguments.device)
+    model, config = load_model(arguments.checkpoint, device)
+    config = inference.overridden(config, arguments.overrides)
+    sensors = arguments.sensors or config.model.sensors
+    inference.report_model(model, config, sensors, arguments.output, arguments.checkpoint, device)
+
+
+def score_predictions(predictions: Path, data: DataConfig, output: Path) -> None:
+    from fusionperc.evaluation import inference
+    from fusionperc.evaluation.report import write_report
 
     started_s = time.monotonic()
-    if arguments.predictions is not None:
-        config = load_config(None, arguments.overrides)
-        letters, report = inference.evaluate_predictions(arguments.predictions, config.data)
-        reports = {letters: report}
-    else:
-        from fusionperc.training.finetune import load_model
-
-        device = inference.choose_device(arguments.device)
-        model, config = load_model(arguments.checkpoint, device)
-        config = inference.overridden(config, arguments.overrides)
-        sensors = arguments.sensors or config.model.sensors
-        reports = inference.evaluate_model(model, config, sensors, arguments.output, device)
-
-    used = arguments.checkpoint or arguments.predictions
-    path = write_report(arguments.output, reports, config.data, used, time.monotonic() - started_s)
-    main_subset = max(reports, key=len)
-    title = f"{main_subset or 'submission'} on {config.data.split}, {reports[main_subset].num_samples} samples"
-    # Rather long lines in a log than numbers cut off.
-    console.width = max(console.width, 100)
-    console.print(class_table(reports[main_subset], title))
-    if (recall := reports[main_subset].recall) is not None:
-        console.print(recall_table(recall))
-    if len(reports) > 1:
-        console.print(subset_table(reports))
+    letters, report = inference.evaluate_predictions(predictions, data)
+    path = write_report(output, {letters: report}, data, predictions, time.monotonic() - started_s)
+    inference.show_reports({letters: report}, data.split)
     console.print(f"report: {path}")
 
 

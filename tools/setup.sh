@@ -9,10 +9,15 @@ venv=${1:-.venv}
 declare -A libraries=(
     [libGL.so.1]=libgl1
     [libEGL.so.1]=libegl1
-    [libgomp.so.1]=libgomp1
-    [libusb-1.0.so.0]=libusb-1.0-0
     [libX11.so.6]=libx11-6
     [libXext.so.6]=libxext6
+    [libXrender.so.1]=libxrender1
+    [libatomic.so.1]=libatomic1
+    [libexpat.so.1]=libexpat1
+    [libgomp.so.1]=libgomp1
+    [libidn2.so.0]=libidn2-0
+    [libudev.so.1]=libudev1
+    [libusb-1.0.so.0]=libusb-1.0-0
 )
 
 install_packages() {
@@ -32,17 +37,18 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive $apt install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# The first Python of a fitting version that can also make a virtual environment (Debian packs that apart). It is run,
+# not only looked up: a version manager's shim is there even where its Python is not.
 find_python() {
     local candidate
     for candidate in python3.12 python3.11 python3 python; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then
+        if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+            2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
 }
-
-has_venv() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
 
 missing=()
 known=$(/sbin/ldconfig -p 2>/dev/null || ldconfig -p)
@@ -52,7 +58,7 @@ done
 [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 
 python=$(find_python)
-if [ -z "$python" ] || ! has_venv "$python"; then
+if [ -z "$python" ]; then
     install_packages python3 python3-venv
     python=$(find_python)
 fi

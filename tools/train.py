@@ -1,7 +1,8 @@
 """Train detection: python tools/train.py configs/tiny.yaml data.root=DIR run.dir=DIR [key=value ...]
 
-The run folder keeps the resolved configuration, versions, metrics (CSV, TensorBoard) and checkpoints; a killed run goes
-on exactly where its last checkpoint was with run.resume=true.
+The run folder keeps the resolved configuration, versions, metrics (CSV, TensorBoard), checkpoints and, at the end, the
+official scores on the held-out drives (report.json). A killed run goes on exactly where its last checkpoint was with
+run.resume=true.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
 
+    from fusionperc.evaluation.inference import choose_device, report_model
+    from fusionperc.training.finetune import load_model
     from fusionperc.training.run import finetune
 
     checkpoint = finetune(config)
-    console.print(f"done: {checkpoint}")
+    console.print(f"trained: {checkpoint}")
+    if config.train.evaluate:
+        device = choose_device(config.train.device)
+        model, _ = load_model(checkpoint, device)
+        report_model(model, config, config.model.sensors, config.run.dir, checkpoint, device)
 
 
 if __name__ == "__main__":

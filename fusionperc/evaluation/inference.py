@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from fusionperc.data.loading import make_loader
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.evaluation.detection import DetectionReport, OfficialEvaluation
 from fusionperc.evaluation.recall import recall_by_class
+from fusionperc.evaluation.report import class_table, recall_table, subset_table, write_report
 from fusionperc.evaluation.submission import read_submission, write_submission
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.types import SENSORS, Batch, Detections, Sensor, letters_from_sensors, sensors_from_letters
@@ -151,6 +152,32 @@ def evaluate_model(
         recall = recall_by_class(found[subset], truth)
         reports[subset] = replace(official.score(path), recall=recall)
     return reports
+
+
+def report_model(
+    model: FusionPerc, config: Config, sensors: str, output: Path, source: Path, device: torch.device | str = "cpu"
+) -> None:
+    """Evaluates a model as `evaluate_model` does, writes `output`/report.json and its pictures, prints the tables.
+
+    Args:
+        model, config, sensors, output, device: as in `evaluate_model`.
+        source: the checkpoint, named in the report.
+    """
+    started_s = time.monotonic()
+    reports = evaluate_model(model, config, sensors, output, device)
+    path = write_report(output, reports, config.data, source, time.monotonic() - started_s)
+    show_reports(reports, config.data.split)
+    console.print(f"report: {path}")
+
+
+def show_reports(reports: Mapping[str, DetectionReport], split: str) -> None:
+    """Prints the tables of the largest subset and, where there are several, of all subsets."""
+    main = max(reports, key=len)
+    console.print(class_table(reports[main], f"{main or 'submission'} on {split}"))
+    if (recall := reports[main].recall) is not None:
+        console.print(recall_table(recall))
+    if len(reports) > 1:
+        console.print(subset_table(reports))
 
 
 def evaluate_predictions(path: Path, data: DataConfig) -> tuple[str, DetectionReport]:
