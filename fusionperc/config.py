@@ -8,6 +8,7 @@ done. There are no includes and no registry: what the file says is what runs.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,13 @@ class AugmentationConfig(_Record):
     scale: tuple[float, float] = Field((0.95, 1.05), description="range of the uniform scale of space")
     image_zoom: tuple[float, float] = Field((0.95, 1.15), description="range of picture zoom beyond fitting the width")
     image_colour: float = Field(0.2, ge=0, lt=1, description="relative jitter of brightness, contrast, saturation")
+
+    @field_validator("scale", "image_zoom")
+    @classmethod
+    def _is_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)}: give the lower, then the upper factor, both above 0")
+        return value
 
     @classmethod
     def none(cls) -> Self:
@@ -104,6 +112,12 @@ class CameraEncoderConfig(_Record):
     depth_bins: int = Field(59, ge=2)
     bev_blocks: int = Field(2, ge=0, description="residual blocks on the camera BEV")
 
+    @model_validator(mode="after")
+    def _depths_ascend(self) -> Self:
+        if self.depth_max_m <= self.depth_min_m:
+            raise ValueError(f"depth_max_m = {self.depth_max_m} must be above depth_min_m = {self.depth_min_m}")
+        return self
+
 
 class PillarEncoderConfig(_Record):
     """LiDAR and radar encoders: pillars, a PointNet, a 2D residual network with a feature pyramid."""
@@ -119,6 +133,8 @@ class PillarEncoderConfig(_Record):
     def _same_length(self) -> Self:
         if len(self.channels) != len(self.blocks):
             raise ValueError(f"channels {list(self.channels)} and blocks {list(self.blocks)} must be equally long")
+        if min(self.channels) < 1 or min(self.blocks) < 0:
+            raise ValueError(f"channels {list(self.channels)} must be positive, blocks {list(self.blocks)} not negative")
         return self
 
 
@@ -233,14 +249,14 @@ class Config(_Record):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice and reads 1e-3 as a number."""
+    """YAML that refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
+                raise ValueError(f"line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -255,15 +271,13 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     source = "defaults" if path is None else str(path)
     if path is not None:
         try:
-            text = Path(path).read_text()
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); see configs/") from None
-        try:
-            values = yaml.load(text, _Loader) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+            raise ConfigError(f"{path}: cannot read the configuration ({reason}); see configs/") from None
+        values = _parse(text, str(path))
+        if values is None:
+            values = {}
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: holds a {type(values).__name__}, expected 'key: value' lines")
     return build_config(values, overrides, source=source)
@@ -271,13 +285,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def build_config(values: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> Config:
     """Checks a nested dictionary after applying overrides. Raises `ConfigError`."""
+    values = copy.deepcopy(values)
     for override in overrides:
         _apply(values, override)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # A value that may be one of several types is told once per type; the tags of these types are no keys.
+        key = ".".join(str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{source}: unknown key '{key}'{_nearest(first['loc'])}{more}") from None
@@ -293,14 +309,23 @@ def _apply(values: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node = values
     for parent in parents:
-        child = node.setdefault(parent, {})
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
         if not isinstance(child, dict):
             raise ConfigError(f"override '{override}': '{parent}' is a value, it has no keys below it")
         node = child
+    if not text:
+        raise ConfigError(f"override '{override}' has no value; write null for none")
+    node[leaf] = _parse(text, f"override '{override}'")
+
+
+def _parse(text: str, source: str) -> Any:
+    """YAML, its mistakes as a `ConfigError` that names the source."""
     try:
-        node[leaf] = yaml.load(text, _Loader) if text else ""
-    except yaml.YAMLError:
-        node[leaf] = text
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise ConfigError(f"{source}: no valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _nearest(location: Sequence[int | str]) -> str:

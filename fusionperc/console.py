@@ -24,7 +24,8 @@ def run_tool(main: Callable[[], None]) -> None:
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)], force=True
     )
     # Lightning's own lines (accelerators it did not find, products to try) say nothing about the run.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module=r"lightning\..*", category=FutureWarning)
     try:

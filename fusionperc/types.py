@@ -140,12 +140,16 @@ class Points(_TensorRecord):
     batch_size: int
 
     def __post_init__(self) -> None:
-        count = self.xyz_m.shape[0]
         _check(self, "xyz_m", self.xyz_m, (None, 3), floating=True)
+        count = self.xyz_m.shape[0]
         _check(self, "features", self.features, (count, None), floating=True)
         _check(self, "sample_index", self.sample_index, (count,), floating=False)
         if self.batch_size < 1:
             raise ValueError(f"Points.batch_size = {self.batch_size} must be at least 1")
+        # On the CPU only, where points are made: elsewhere it would wait for the device.
+        is_readable = count > 0 and self.sample_index.device.type == "cpu"
+        if is_readable and not 0 <= int(self.sample_index.min()) <= int(self.sample_index.max()) < self.batch_size:
+            raise ValueError(f"Points.sample_index must lie in [0, batch_size = {self.batch_size})")
 
     def __len__(self) -> int:
         return self.xyz_m.shape[0]

@@ -14,12 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fusionperc"
 TOOLS = ROOT / "tools"
 
-CORE = {"types", "geometry", "config"}
+CORE = {"types", "geometry", "config", "files"}
 #: Part of the package -> the other parts it may import. The arrows run one way.
 ARROWS: dict[str, set[str]] = {
     "geometry": set(),
     "types": {"geometry"},
     "config": {"geometry", "types"},
+    "files": set(),
+    "environment": set(),
     "console": set(),
     "ops": CORE,
     "models": CORE | {"ops"},
@@ -27,8 +29,9 @@ ARROWS: dict[str, set[str]] = {
     "data": CORE,
     "simulation": CORE,
     "visualization": CORE,
-    "training": CORE | {"ops", "models", "objectives", "data"},
-    "evaluation": CORE | {"ops", "models", "objectives", "data", "visualization"},
+    "training": CORE | {"ops", "models", "objectives", "data", "environment"},
+    # Evaluations take minutes and print tables: they share the tools' console.
+    "evaluation": CORE | {"ops", "models", "objectives", "data", "visualization", "environment", "console"},
 }
 #: Outside library -> the places of the package that may import it.
 HOMES = {

@@ -20,7 +20,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def written(tmp_path: Path) -> Path:
     """A configuration file that changes two values."""
     path = tmp_path / "run.yaml"
-    path.write_text("train:\n  steps: 7\nmodel:\n  grid: {range_m: 20.0, cell_m: 0.4}\n")
+    path.write_text("train:\n  steps: 7\nmodel:\n  grid: {range_m: 25.6, cell_m: 1.6}\n")
     return path
 
 
@@ -74,7 +74,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(written: Pat
     config = load_config(written, ["train.steps=9", "data.workers=0"])
     assert config.train.steps == 9
     assert config.data.workers == 0
-    assert config.model.grid.cell_m == 0.4
+    assert config.model.grid.cell_m == 1.6
     assert config.train.seed == Config().train.seed
 
 

@@ -37,10 +37,6 @@ def finetune(config: Config) -> Path:
     """
     last = config.run.dir / "checkpoints" / "last.ckpt"
     start = _steps_done(config, last)
-    with whole_file(config.run.dir / "config.yaml") as part:
-        part.write_text(config.to_yaml())
-    with whole_file(config.run.dir / "versions.json") as part:
-        part.write_text(json.dumps(versions(), indent=2) + "\n")
     L.seed_everything(config.train.seed, workers=False, verbose=False)
 
     trainer = make_trainer(config)
@@ -53,6 +49,10 @@ def finetune(config: Config) -> Path:
         world_size=trainer.world_size,
     )
     val_loader = make_loader(config, config.data.split, training=False, limit=config.train.validate_samples)
+    with whole_file(config.run.dir / "config.yaml") as part:
+        part.write_text(config.to_yaml())
+    with whole_file(config.run.dir / "versions.json") as part:
+        part.write_text(json.dumps(versions(), indent=2) + "\n")
     module = DetectionFinetuning(config)
     log.info(
         "training %s for %d steps on %s: %.1f M parameters, run folder %s",
