@@ -134,7 +134,9 @@ class PillarEncoderConfig(_Record):
         if len(self.channels) != len(self.blocks):
             raise ValueError(f"channels {list(self.channels)} and blocks {list(self.blocks)} must be equally long")
         if min(self.channels) < 1 or min(self.blocks) < 0:
-            raise ValueError(f"channels {list(self.channels)} must be positive, blocks {list(self.blocks)} not negative")
+            raise ValueError(
+                f"channels {list(self.channels)} must be positive, blocks {list(self.blocks)} not negative"
+            )
         return self
 
 

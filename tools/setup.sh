@@ -21,7 +21,7 @@ declare -A libraries=(
 )
 
 install_packages() {
-    local apt="apt-get"
+    local apt="env DEBIAN_FRONTEND=noninteractive apt-get"
     if ! command -v apt-get >/dev/null; then
         echo "error: these are missing and there is no apt-get: $*; install them with your system's packages" >&2
         exit 1
@@ -30,11 +30,11 @@ install_packages() {
             echo "error: system packages are missing; run:  sudo apt-get install -y $*" >&2
             exit 1
         fi
-        apt="sudo -n apt-get"
+        apt="sudo -n $apt" # env comes after sudo, which drops variables
     fi
     echo "installing system packages: $*"
     $apt update -qq
-    DEBIAN_FRONTEND=noninteractive $apt install -y -qq --no-install-recommends "$@" >/dev/null
+    $apt install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # The first Python of a fitting version that can also make a virtual environment (Debian packs that apart). It is run,
