@@ -17,6 +17,11 @@ from fusionperc.types import CLASSES, Boxes, Detections
 MATCH_DISTANCE_M = 2.0
 #: Objects with fewer LiDAR points are not asked for.
 MIN_LIDAR_POINTS = 5
+#: Nor are objects beyond the range in which nuScenes scores their class (detection_cvpr_2019), metres from the ego.
+CLASS_RANGE_M = {
+    "car": 50.0, "truck": 50.0, "bus": 50.0, "trailer": 50.0, "construction_vehicle": 50.0,
+    "pedestrian": 40.0, "motorcycle": 40.0, "bicycle": 40.0, "traffic_cone": 30.0, "barrier": 30.0,
+}  # fmt: skip
 #: Detections below are not counted: a threshold at which one would act.
 MIN_SCORE = 0.2
 
@@ -50,7 +55,9 @@ def recall_by_class(
     wanted = dict.fromkeys(CLASSES, 0)
     for token, (boxes, num_points) in truth.items():
         for index, name in enumerate(CLASSES):
-            objects = boxes[(boxes.class_index == index) & (num_points[:, 0] >= MIN_LIDAR_POINTS)].center_m[:, :2]
+            is_near = boxes.center_m[:, :2].norm(dim=1) < CLASS_RANGE_M[name]
+            is_clear = num_points[:, 0] >= MIN_LIDAR_POINTS
+            objects = boxes[(boxes.class_index == index) & is_near & is_clear].center_m[:, :2]
             guesses = detections[token]
             guesses = guesses[(guesses.class_index == index) & (guesses.score >= MIN_SCORE)]
             order = guesses.score.argsort(descending=True, stable=True)

@@ -51,3 +51,9 @@ def test_nothing_detected() -> None:
     nothing = detections_at()
     recall = recall_by_class({"a": nothing}, {"a": (boxes_at((0, 0, 9)), torch.full((1, 2), 9))})
     assert recall["barrier"].share == 0
+
+
+def test_objects_out_of_their_class_range_are_not_asked_for() -> None:
+    truth = boxes_at((49, 0, 0), (51, 0, 0), (29, 0, 9), (31, 0, 9))
+    recall = recall_by_class({"a": detections_at()}, {"a": (truth, torch.full((4, 2), 9))})
+    assert (recall["car"].wanted, recall["barrier"].wanted) == (1, 1)
