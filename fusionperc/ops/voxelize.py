@@ -64,14 +64,8 @@ def voxelize(points: Points, grid: BevGrid) -> Cells:
         points: a batch; any sample may be empty.
         grid: the grid.
 
-    Raises:
-        ValueError: a sample index lies outside [0, batch_size).
     """
     sample = points.sample_index
-    if len(points) and (int(sample.min()) < 0 or int(sample.max()) >= points.batch_size):
-        raise ValueError(
-            f"Points.sample_index spans [{int(sample.min())}, {int(sample.max())}], expected [0, {points.batch_size})"
-        )
     index, inside = grid.cell_indices(points.xyz_m)
     size_y = grid.shape[1]
     key = sample * grid.num_cells + index[:, 0] * size_y + index[:, 1]

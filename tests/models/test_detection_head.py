@@ -22,7 +22,7 @@ from fusionperc.models.detection import (
 )
 from fusionperc.types import ATTRIBUTES, CLASSES
 
-GRID = BevGrid(-8, 8, -8, 8, -5, 3, 1.0)
+GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 1.0)
 
 
 def blank_boxes(*shape: int) -> BoxParameters:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fusionperc.geometry import BevGrid, project_points, rigid, rotation_from_yaw
 from fusionperc.ops.bev_pool import FrustumRanks, bev_pool, frustum_points, frustum_ranks
 
-GRID = BevGrid(-8, 8, -8, 8, -5, 3, 1.0)
+GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 1.0)
 STRIDE_PX, HEIGHT, WIDTH = 16, 3, 5
 DEPTH_M = torch.arange(1.5, 9.5)
 

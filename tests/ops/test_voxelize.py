@@ -144,14 +144,14 @@ def test_no_points_at_all(how: str) -> None:
 
 
 def test_a_large_grid_needs_64_bit_keys() -> None:
-    grid = BevGrid(-5000, 5000, -5000, 5000, -1, 1, 0.25)  # 1.6e9 cells
+    grid = BevGrid(-5000.0, 5000.0, -5000.0, 5000.0, -1.0, 1.0, 0.25)  # 1.6e9 cells
     points = make_points(np.array([[4999.9, 4999.9, 0], [-5000, -5000, 0]]), np.array([1, 1]), 2)
     assert as_dict(voxelize(points, grid)) == {(1, 0, 0): [1], (1, 39999, 39999): [0]}
 
 
 def test_errors_name_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match=r"sample_index spans \[0, 5\]"):
-        voxelize(make_points(np.zeros((2, 3)), np.array([0, 5]), 2), GRID)
+    with pytest.raises(ValueError, match="sample_index must lie in"):
+        make_points(np.zeros((2, 3)), np.array([0, 5]), 2)
     cells = voxelize(make_points(np.zeros((2, 3)), np.zeros(2), 1), GRID)
     with pytest.raises(ValueError, match="3 rows"):
         reduce_cells(torch.zeros(3, 1), cells, "sum")
