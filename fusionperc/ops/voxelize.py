@@ -63,7 +63,6 @@ def voxelize(points: Points, grid: BevGrid) -> Cells:
     Args:
         points: a batch; any sample may be empty.
         grid: the grid.
-
     """
     sample = points.sample_index
     index, inside = grid.cell_indices(points.xyz_m)
