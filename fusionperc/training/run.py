@@ -1,11 +1,11 @@
 """One training run: a folder with everything needed to read, repeat and resume it.
 
-    RUN/config.yaml        the resolved configuration
-    RUN/versions.json      versions of python, torch, this package, ...
-    RUN/checkpoints/       last.ckpt and best.ckpt (lowest validation loss)
-    RUN/metrics/           metrics.csv, one row per logged step; TensorBoard's events are in RUN/tensorboard
-    RUN/report.json        the official scores on the held-out drives, written by tools/train.py at the end
-    RUN/cache/             index of the data set
+RUN/config.yaml        the resolved configuration
+RUN/versions.json      versions of python, torch, this package, ...
+RUN/checkpoints/       last.ckpt and best.ckpt (lowest validation loss)
+RUN/metrics/           metrics.csv, one row per logged step; TensorBoard's events are in RUN/tensorboard
+RUN/report.json        the official scores on the held-out drives, written by tools/train.py at the end
+RUN/cache/             index of the data set
 """
 
 from __future__ import annotations
