@@ -27,8 +27,18 @@ def main() -> None:
     parser.add_argument("--image-scale", type=float, help="pictures relative to 1600x900")
     parser.add_argument("--lidar-azimuths", type=int, help="columns of a LiDAR sweep (1085 is the real sensor)")
     parser.add_argument("--camera-sweeps", action="store_true", help="pictures between key frames too, at 12 Hz")
+    parser.add_argument("--compare", type=Path, metavar="DATAROOT", help="compare OUT with a real nuScenes folder")
+    parser.add_argument("--compare-output", type=Path, metavar="FILE.json", help="where to write the comparison too")
     arguments = parser.parse_args()
+    # A set that is there is compared as it is, whatever preset it was made from.
+    if arguments.compare is None or not any(arguments.out.glob("*/scene.json")):
+        make(arguments)
+    if arguments.compare is not None:
+        compare_with_real(arguments.out, arguments.compare, arguments.compare_output)
 
+
+def make(arguments: argparse.Namespace) -> None:
+    """Makes the set, or what is missing of it."""
     from fusionperc.simulation.drives import generate, plan_drives
 
     drives = plan_drives(
@@ -60,6 +70,19 @@ def main() -> None:
         f"{arguments.out}: {len(drives.drives)} drives, {len(made)} made now in {time.monotonic() - start:.0f} s; "
         f"version {drives.version}, splits sim_train and sim_val"
     )
+
+
+def compare_with_real(simulated_root: Path, real_root: Path, output: Path | None) -> None:
+    """Prints how near the set comes to a real one; `output` gets the rows as JSON."""
+    from fusionperc.evaluation.realism import compare, comparison_table, ring_table, write_rows
+    from fusionperc.evaluation.realism_measures import measure
+
+    simulated, real = measure(simulated_root), measure(real_root)
+    rows = compare(simulated, real)
+    console.print(ring_table(simulated, real))
+    console.print(comparison_table(rows))
+    if output is not None:
+        write_rows(output, rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionperc.simulation.traffic import Actor
-from fusionperc.simulation.world import STATIC, World
+from fusionperc.simulation.triangles import STATIC
+from fusionperc.simulation.world import World
 
 #: The 18 fields of a nuScenes radar file.
 RADAR_DTYPE = np.dtype(
@@ -159,8 +160,10 @@ def _object_returns(
     depth = reflectors[owner, 1] * rng.uniform(0.3, 1.5, len(owner))
     velocity = np.array([actor.velocity_mps for actor in actors])[owner]
     safe = np.where(chosen, distance, 0.0).astype(np.float64)
-    places = origin[:2] + rays[:, :2] * (safe + depth)[:, None] + velocity * actor_delay_s
-    local = (places - origin[:2]) @ rotation[:2, :2]
+    # On slopes the sensor's plane is tilted: places and velocities are taken in that plane.
+    towards = rays * (safe + depth)[:, None]
+    towards[:, :2] += velocity * actor_delay_s
+    local = (towards @ rotation)[:, :2]
     strength = rcs[owner] + rng.normal(0, _RCS_SPREAD_DB, len(owner))
     everything = _Returns(local, velocity @ rotation[:2, :2], strength, np.zeros(len(owner), dtype=bool))
     return everything.of(chosen)

@@ -19,7 +19,6 @@ from fusionperc.simulation.rig import (
     RIG,
     SWEEPS_PER_KEY_FRAME,
     picture_size_px,
-    world_T_ego,
 )
 from fusionperc.simulation.traffic import Actor, EgoState, TrafficDrive, simulate_traffic
 from fusionperc.simulation.world import World
@@ -133,7 +132,7 @@ class _Recorder:
     def __init__(self, spec: DriveSpec, drive: TrafficDrive, root: Path) -> None:
         self.spec = spec
         self.drive = drive
-        self.world = World(drive.town)
+        self.world = World(drive.town, drive.standing())
         self.size_px = picture_size_px(spec.image_scale)
         self.name = DriveName(spec.set_name, spec.name, f"simulated-town-{spec.town_seed:04d}", spec.start_us)
         self.writer = DriveWriter(root, self.name, self.size_px)
@@ -177,7 +176,7 @@ class _Recorder:
 
     def _ego(self, time_us: int) -> tuple[EgoState, NDArray[np.float64]]:
         state = self.drive.ego_at(time_us * 1e-6)
-        return state, world_T_ego(state.x_m, state.y_m, state.yaw_rad)
+        return state, state.world_T_ego
 
     def _lidar(self, time_us: int, frame: _KeyFrame | None) -> None:
         state, pose = self._ego(time_us)

@@ -115,10 +115,20 @@ def picture_size_px(image_scale: float) -> tuple[int, int]:
     return round(FULL_WIDTH_PX * image_scale), round(FULL_HEIGHT_PX * image_scale)
 
 
-def world_T_ego(x_m: float, y_m: float, yaw_rad: float) -> NDArray[np.float64]:
-    """Pose of an upright ego vehicle on flat ground."""
-    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
-    return np.array([[cos, -sin, 0.0, x_m], [sin, cos, 0.0, y_m], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+def world_T_ego(
+    x_m: float, y_m: float, yaw_rad: float, *, z_m: float = 0.0, pitch_rad: float = 0.0, roll_rad: float = 0.0
+) -> NDArray[np.float64]:
+    """Pose (4, 4) of the ego vehicle: turned by yaw, then pitch (positive: nose down), then roll (positive: to the
+    right), each about the axis the turns before left it."""
+    (cy, sy), (cp, sp), (cr, sr) = ((math.cos(a), math.sin(a)) for a in (yaw_rad, pitch_rad, roll_rad))
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr, x_m],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr, y_m],
+            [-sp, cp * sr, cp * cr, z_m],
+            [0.0, 0.0, 0.0, 1.0],
+        ]
+    )
 
 
 def _rig() -> dict[str, Mount]:

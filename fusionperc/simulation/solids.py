@@ -12,12 +12,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Material:
-    """Albedo = own + tint * object colour; reflectivity at 905 nm in [0, 1]; gloss 0 matte to 1 mirror-like."""
+    """Albedo = own + tint * object colour; reflectivity at 905 nm in [0, 1]; gloss 0 matte to 1 mirror-like; glow:
+    light given off when lamps are on, relative to a headlight."""
 
     albedo: tuple[float, float, float]
     tint: float
     reflectivity: float
     gloss: float
+    glow: float = 0.0
 
 
 MATERIALS: dict[str, Material] = {
@@ -32,8 +34,8 @@ MATERIALS: dict[str, Material] = {
     "dark": Material((0.05, 0.05, 0.05), 0.0, 0.12, 0.1),
     "box": Material((0.62, 0.62, 0.60), 0.2, 0.50, 0.2),
     "plate": Material((0.80, 0.80, 0.75), 0.0, 0.95, 0.1),
-    "tail": Material((0.50, 0.02, 0.02), 0.0, 0.75, 0.6),
-    "lamp": Material((0.85, 0.85, 0.80), 0.0, 0.50, 0.9),
+    "tail": Material((0.50, 0.02, 0.02), 0.0, 0.75, 0.6, 0.15),
+    "lamp": Material((0.85, 0.85, 0.80), 0.0, 0.50, 0.9, 1.0),
     "band": Material((0.85, 0.85, 0.85), 0.0, 0.95, 0.1),
     "plain": Material((0.0, 0.0, 0.0), 1.0, 0.45, 0.0),
 }
@@ -48,7 +50,7 @@ class Mesh:
         triangles: (T, 3) int32.
         own: (T, 3) float32 the material's own albedo.
         tint: (T,) float32 share of the object's colour.
-        reflectivity, gloss: (T,) float32.
+        reflectivity, gloss, glow: (T,) float32.
     """
 
     vertices: NDArray[np.float32]
@@ -57,6 +59,7 @@ class Mesh:
     tint: NDArray[np.float32]
     reflectivity: NDArray[np.float32]
     gloss: NDArray[np.float32]
+    glow: NDArray[np.float32]
 
 
 class Builder:
@@ -150,4 +153,5 @@ class Builder:
             tint=np.array([row.tint for row in rows], dtype=np.float32),
             reflectivity=np.array([row.reflectivity for row in rows], dtype=np.float32),
             gloss=np.array([row.gloss for row in rows], dtype=np.float32),
+            glow=np.array([row.glow for row in rows], dtype=np.float32),
         )

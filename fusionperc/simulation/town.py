@@ -15,6 +15,7 @@ from shapely.geometry import LineString, MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from fusionperc.simulation.network import Edge, Network, line_length, offset_line, resample_line
+from fusionperc.simulation.terrain import Terrain, draw_terrain
 
 GRASS, SIDEWALK, ASPHALT, PARKING, CROSSING, WHITE, YELLOW, STRIPE = range(8)
 #: Everything that is not road lies this much higher.
@@ -25,7 +26,7 @@ MIN_VERGE_M = 4.5
 RASTER_RESOLUTION_M = 0.1
 # Cameras see markings from close by, so the surface is finer than the masks.
 _SURFACE_RESOLUTION_M = 0.05
-_HEIGHT_RESOLUTION_M = 0.2
+_KERB_RESOLUTION_M = 0.2
 
 Layer = Literal["drivable", "sidewalk", "crossing", "marking"]
 _LAYER_LABELS: dict[str, tuple[int, ...]] = {
@@ -77,8 +78,9 @@ class Town:
         bounds_m: (0, 0, width, height) covered by `surface`; grass goes on beyond.
         surface: (rows, cols) uint8 labels (`GRASS` ... `STRIPE`); row 0 is the north edge, as in nuScenes' map masks.
         surface_resolution_m: metres a pixel of `surface`.
-        height: (rows, cols) float32 ground height on a coarser grid, row 0 is the SOUTH edge; smooth over the kerb.
-        height_resolution_m: metres a cell of `height`.
+        kerb: (rows, cols) float32 height above the terrain on a coarser grid, row 0 is the SOUTH edge; smooth at kerbs.
+        kerb_resolution_m: metres a cell of `kerb`.
+        terrain: relief on which all lies.
         road: outline of all asphalt.
         edges: the streets' lanes.
         buildings, trees, poles: what stands beside the road.
@@ -88,8 +90,9 @@ class Town:
     bounds_m: tuple[float, float, float, float]
     surface: NDArray[np.uint8]
     surface_resolution_m: float
-    height: NDArray[np.float32]
-    height_resolution_m: float
+    kerb: NDArray[np.float32]
+    kerb_resolution_m: float
+    terrain: Terrain
     road: MultiPolygon
     edges: tuple[Edge, ...]
     buildings: tuple[Building, ...]
@@ -120,12 +123,12 @@ class Town:
         return labels
 
     def height_at(self, x_m: NDArray[np.floating[Any]], y_m: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Ground height at points (...): 0 on the road, `KERB_HEIGHT_M` off it, half-way within 0.4 m of the kerb."""
-        rows, cols = self.height.shape
-        col = np.clip(x_m / self.height_resolution_m, 0, cols - 1).astype(np.int32)
-        row = np.clip(y_m / self.height_resolution_m, 0, rows - 1).astype(np.int32)
-        height: NDArray[np.float32] = self.height[row, col]
-        return height
+        """Ground height at points (...): the terrain on the road, `KERB_HEIGHT_M` above it elsewhere, between the two
+        within 0.4 m of the kerb."""
+        rows, cols = self.kerb.shape
+        col = np.clip(x_m / self.kerb_resolution_m, 0, cols - 1).astype(np.int32)
+        row = np.clip(y_m / self.kerb_resolution_m, 0, rows - 1).astype(np.int32)
+        return (self.kerb[row, col] + self.terrain.height_at(x_m, y_m)).astype(np.float32)
 
 
 def build_town(network: Network, seed: int) -> Town:
@@ -135,7 +138,7 @@ def build_town(network: Network, seed: int) -> Town:
     sidewalk, road = _outlines(network)
     edges = tuple(network.edges[name] for name in sorted(network.edges))
     surface = _draw_surface(network, edges, sidewalk, road, _SURFACE_RESOLUTION_M)
-    height = _height_grid(road, (width, depth), _HEIGHT_RESOLUTION_M)
+    kerb = _kerb_grid(road, (width, depth), _KERB_RESOLUTION_M)
     buildings = _place_buildings(edges, shapely.union(sidewalk, road), (width, depth), rng)
     trees, poles = _place_plants(network, edges, sidewalk, road, buildings, rng)
     return Town(
@@ -143,8 +146,9 @@ def build_town(network: Network, seed: int) -> Town:
         bounds_m=(0.0, 0.0, width, depth),
         surface=surface,
         surface_resolution_m=_SURFACE_RESOLUTION_M,
-        height=height,
-        height_resolution_m=_HEIGHT_RESOLUTION_M,
+        kerb=kerb,
+        kerb_resolution_m=_KERB_RESOLUTION_M,
+        terrain=draw_terrain(np.random.default_rng((seed, 29))),
         road=road,
         edges=edges,
         buildings=buildings,
@@ -248,7 +252,7 @@ def _draw_edge(canvas: _Canvas, edge: Edge) -> None:
         canvas.strip(offset_line(parking.shape_m, parking.width_m / 2), 0.12, WHITE)
 
 
-def _height_grid(road: MultiPolygon, size_m: tuple[float, float], resolution: float) -> NDArray[np.float32]:
+def _kerb_grid(road: MultiPolygon, size_m: tuple[float, float], resolution: float) -> NDArray[np.float32]:
     canvas = _Canvas(size_m, resolution)
     canvas.fill(road, 1)
     off_road = (np.asarray(canvas.image)[::-1] != 1).astype(np.float32)

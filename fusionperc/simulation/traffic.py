@@ -7,6 +7,7 @@ roadside along its route. The result answers where the ego and every object is a
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scipy.interpolate import CubicSpline
 from fusionperc.simulation.flows import RATE_HZ, Mover, record_traffic
 from fusionperc.simulation.motion import FILTER_MARGIN_S, Track, ego_rear_axle, tracks_of, without_overlaps
 from fusionperc.simulation.network import build_network
+from fusionperc.simulation.rig import world_T_ego
 from fusionperc.simulation.roadside import Standing, furnish
 from fusionperc.simulation.sizes import EGO_WHEELBASE_M, draw_colour
 from fusionperc.simulation.town import Town, build_town
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 TIME_MARGIN_S = 0.6
 _MOVING_MPS = 0.25
 _STRIDE_M = 1.5
+#: How far the ego's body pitches and rolls on its springs for each m/s^2 along and across.
+_DIVE_RAD_PER_MPS2, _LEAN_RAD_PER_MPS2 = 0.004, 0.006
 
 #: kind -> (nuScenes category, mesh model).
 _CATEGORIES: dict[str, tuple[str, str]] = {
@@ -79,18 +83,29 @@ class Actor:
 
 @dataclass(frozen=True)
 class EgoState:
-    """The ego's rear-axle ground point (nuScenes' ego origin) on flat ground at z = 0, and its motion, world frame.
+    """The ego's rear-axle ground point (nuScenes' ego origin), its attitude and its motion, world frame.
 
-    Speed and acceleration are along the heading; steering is the front wheels' angle, positive to the left.
+    Pitch is positive nose down, roll positive to the right. Speed and acceleration are along the heading; steering is
+    the front wheels' angle, positive to the left.
     """
 
     x_m: float
     y_m: float
+    z_m: float
     yaw_rad: float
+    pitch_rad: float
+    roll_rad: float
     speed_mps: float
     acceleration_mps2: float
     yaw_rate_radps: float
     steering_rad: float
+
+    @property
+    def world_T_ego(self) -> NDArray[np.float64]:
+        """Pose (4, 4)."""
+        return world_T_ego(
+            self.x_m, self.y_m, self.yaw_rad, z_m=self.z_m, pitch_rad=self.pitch_rad, roll_rad=self.roll_rad
+        )
 
 
 @dataclass(frozen=True)
@@ -152,16 +167,27 @@ class TrafficDrive:
         vx, vy, yaw_rate = self._ego(time_s, 1)
         ax, ay, _ = self._ego(time_s, 2)
         cos, sin = np.cos(yaw), np.sin(yaw)
-        speed = float(vx * cos + vy * sin)
+        speed, acceleration = float(vx * cos + vy * sin), float(ax * cos + ay * sin)
+        terrain = self.town.terrain
+        to_x, to_y = terrain.slope_at(x, y)
         return EgoState(
             x_m=float(x),
             y_m=float(y),
+            z_m=float(terrain.height_at(x, y)),
             yaw_rad=_wrapped(float(yaw)),
+            # The body follows the ground, and leans on its springs.
+            pitch_rad=float(-np.arctan(to_x * cos + to_y * sin)) - _DIVE_RAD_PER_MPS2 * acceleration,
+            roll_rad=float(np.arctan(to_y * cos - to_x * sin)) + _LEAN_RAD_PER_MPS2 * speed * float(yaw_rate),
             speed_mps=speed,
-            acceleration_mps2=float(ax * cos + ay * sin),
+            acceleration_mps2=acceleration,
             yaw_rate_radps=float(yaw_rate),
             steering_rad=float(np.arctan(EGO_WHEELBASE_M * yaw_rate / max(speed, 0.5))),
         )
+
+    def standing(self) -> list[Actor]:
+        """The objects that never move, by instance."""
+        count = self._movers(0.0).shape[0]
+        return [actor for actor in self.actors_at(0.0, math.inf) if actor.instance >= count]
 
     def actors_at(self, time_s: float, radius_m: float = 80.0) -> list[Actor]:
         """Every object (not the ego) whose centre lies within `radius_m` of the ego at a time, by instance.
@@ -205,7 +231,7 @@ class TrafficDrive:
         """Height of the ground under objects; vehicles in traffic and on strips stand on the road."""
         height = self.town.height_at(xy_m[indices, 0], xy_m[indices, 1]).astype(np.float64)
         on_kerb = np.array([self._cast.kinds[i] in ("pedestrian", "cone", "barrier", "construction") for i in indices])
-        return np.where(on_kerb, height, 0.0)
+        return np.where(on_kerb, height, self.town.terrain.height_at(xy_m[indices, 0], xy_m[indices, 1]))
 
 
 def _wrapped(angle_rad: float) -> float:

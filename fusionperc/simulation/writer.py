@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from fusionperc.files import whole_file
 from fusionperc.simulation.rig import RIG
@@ -83,6 +84,12 @@ def png_bytes(mask: NDArray[np.bool_]) -> bytes:
 def yaw_quaternion(yaw_rad: float) -> list[float]:
     """(w, x, y, z) of a rotation about +z."""
     return [float(np.cos(yaw_rad / 2)), 0.0, 0.0, float(np.sin(yaw_rad / 2))]
+
+
+def quaternion_wxyz(ego: EgoState) -> list[float]:
+    """(w, x, y, z) of the ego's attitude."""
+    x, y, z, w = Rotation.from_matrix(ego.world_T_ego[:3, :3]).as_quat().tolist()
+    return [w, x, y, z]
 
 
 @dataclass(frozen=True)
@@ -171,8 +178,8 @@ class DriveWriter:
             {
                 "token": key,
                 "timestamp": time_us,
-                "rotation": yaw_quaternion(ego.yaw_rad),
-                "translation": [ego.x_m, ego.y_m, 0.0],
+                "rotation": quaternion_wxyz(ego),
+                "translation": [ego.x_m, ego.y_m, ego.z_m],
             }
         )
 
@@ -296,8 +303,8 @@ def can_bus_messages(
         pose.append(
             {
                 "accel": [ego.acceleration_mps2, lateral, 9.81],
-                "orientation": yaw_quaternion(ego.yaw_rad),
-                "pos": [ego.x_m, ego.y_m, 0.0],
+                "orientation": quaternion_wxyz(ego),
+                "pos": [ego.x_m, ego.y_m, ego.z_m],
                 "rotation_rate": [0.0, 0.0, ego.yaw_rate_radps],
                 "utime": time_us,
                 "vel": [ego.speed_mps, 0.0, 0.0],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from shapely.geometry import MultiPolygon, box
 
+from fusionperc.simulation.terrain import FLAT
 from fusionperc.simulation.town import ASPHALT, Town
 from fusionperc.simulation.traffic import Actor
 from fusionperc.simulation.world import World
@@ -21,8 +22,9 @@ def open_field() -> Town:
         bounds_m=(0.0, 0.0, 300.0, 300.0),
         surface=np.full((300, 300), ASPHALT, dtype=np.uint8),
         surface_resolution_m=1.0,
-        height=np.zeros((300, 300), dtype=np.float32),
-        height_resolution_m=1.0,
+        kerb=np.zeros((300, 300), dtype=np.float32),
+        kerb_resolution_m=1.0,
+        terrain=FLAT,
         road=MultiPolygon([box(0, 0, 300, 300)]),
         edges=(),
         buildings=(),

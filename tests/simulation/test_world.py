@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import open3d as o3d
@@ -13,14 +14,21 @@ pytest.importorskip("sumo", reason="the traffic simulator is not installed (extr
 from fusionperc.simulation import town as surfaces
 from fusionperc.simulation.models import MODELS, WALK_STEPS, unit_mesh
 from fusionperc.simulation.network import build_network
+from fusionperc.simulation.terrain import FLAT
 from fusionperc.simulation.town import Town, build_town
 from fusionperc.simulation.traffic import Actor
-from fusionperc.simulation.world import NOTHING, STATIC, World, actor_soup
+from fusionperc.simulation.triangles import STATIC
+from fusionperc.simulation.world import NOTHING, World, actor_triangles
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
+def hilly(tmp_path_factory: pytest.TempPathFactory) -> Town:
     return build_town(build_network(4, tmp_path_factory.mktemp("town")), 4)
+
+
+@pytest.fixture(scope="module")
+def town(hilly: Town) -> Town:
+    return replace(hilly, terrain=FLAT)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +71,7 @@ def test_a_walker_stays_in_its_box_and_strides() -> None:
 
 def test_an_actor_lies_in_its_turned_box() -> None:
     actor = _actor("truck", np.array([100.0, 50.0, 1.5]), (7.0, 2.5, 3.0), yaw=0.7)
-    offset = actor_soup(actor).vertices - np.array(actor.center_m)
+    offset = actor_triangles(actor, FLAT).vertices - np.array(actor.center_m)
     along = offset[:, 0] * np.cos(0.7) + offset[:, 1] * np.sin(0.7)
     across = -offset[:, 0] * np.sin(0.7) + offset[:, 1] * np.cos(0.7)
     np.testing.assert_allclose([along.min(), along.max()], [-3.5, 3.5], atol=1e-3)
@@ -75,7 +83,7 @@ def test_models_differ_in_silhouette() -> None:
     passed = {}
     for model in ("car", "truck", "excavator", "bicycle", "motorcycle", "bus"):
         soup_actor = _actor(model, np.array([0.0, 0.0, 0.5]), (1.0, 1.0, 1.0))
-        soup = actor_soup(soup_actor)
+        soup = actor_triangles(soup_actor, FLAT)
         y, z = np.meshgrid(np.linspace(-0.48, 0.48, 40), np.linspace(0.02, 0.98, 40))
         origins = np.stack([y.ravel(), np.full(y.size, -2.0), z.ravel()], axis=1)
         rays = np.concatenate([origins, np.tile([0.0, 1.0, 0.0], (y.size, 1))], axis=1).astype(np.float32)
@@ -190,6 +198,48 @@ def test_kerbs_rise_beside_the_road(world: World, town: Town, spot: np.ndarray) 
     distance, _ = world.cast_distance(beside, np.array([[0.0, 0.0, -1.0]]))
     assert distance[0] == pytest.approx(2.0 - surfaces.KERB_HEIGHT_M, abs=1e-4)
     assert town.height_at(spot[:1], spot[1:2])[0] == 0
+
+
+def test_the_ground_follows_the_relief(hilly: Town) -> None:
+    rng = np.random.default_rng(5)
+    x0, y0, x1, y1 = hilly.bounds_m
+    places = rng.uniform((x0 + 20, y0 + 20), (x1 - 20, y1 - 20), (2000, 2))
+    above = np.column_stack([places, np.full(len(places), 60.0)])
+    distance, _ = World(replace(hilly, buildings=(), trees=(), poles=())).cast_distance(
+        above, np.tile([0.0, 0.0, -1.0], (len(places), 1))
+    )
+    error = 60.0 - distance - hilly.height_at(places[:, 0], places[:, 1])
+    # The kerb's grid is coarser than the kerb; triangles of 5 m stay within centimetres of the hills.
+    assert np.median(np.abs(error)) < 0.01 and np.quantile(np.abs(error), 0.95) < 0.07
+    assert np.ptp(hilly.terrain.height_at(places[:, 0], places[:, 1])) > 0.3
+
+
+def test_the_slope_is_the_derivative_of_the_height(hilly: Town) -> None:
+    x, y, step = np.array([20.0, 133.0]), np.array([77.0, 310.0]), 1e-4
+    terrain = hilly.terrain
+    to_x, to_y = terrain.slope_at(x, y)
+    np.testing.assert_allclose(to_x, (terrain.height_at(x + step, y) - terrain.height_at(x - step, y)) / (2 * step))
+    np.testing.assert_allclose(to_y, (terrain.height_at(x, y + step) - terrain.height_at(x, y - step)) / (2 * step))
+
+
+def test_wheels_follow_the_slope_under_them(hilly: Town) -> None:
+    x, y = 150.0, 200.0
+    to_x, to_y = hilly.terrain.slope_at(x, y)
+    actor = _actor("car", np.array([x, y, 0.8]), (4.6, 1.9, 1.6), yaw=0.4)
+    flat, tilted = (actor_triangles(actor, terrain).vertices for terrain in (FLAT, hilly.terrain))
+    rise = (flat[:, 0] - x) * to_x + (flat[:, 1] - y) * to_y
+    np.testing.assert_allclose(tilted[:, 2] - flat[:, 2], rise, atol=1e-5)
+    np.testing.assert_array_equal(tilted[:, :2], flat[:, :2])
+
+
+def test_standing_actors_stay(town: Town) -> None:
+    post = _actor("cone", np.array([150.0, 200.0, 10.0]), (0.4, 0.4, 1.0))
+    world = World(town, [post])
+    down = np.array([[0.0, 0.0, -1.0]])
+    for actors in ([], [post]):
+        world.set_actors(actors)
+        distance, instance = world.cast_distance(np.array([150.0, 200.0, 12.0]), down)
+        assert instance[0] == 7 and distance[0] == pytest.approx(1.5, abs=1e-5)
 
 
 def test_raster_layers(town: Town) -> None:
