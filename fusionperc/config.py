@@ -38,6 +38,8 @@ class AugmentationConfig(_Record):
     scale: tuple[float, float] = Field((0.95, 1.05), description="range of the uniform scale of space")
     image_zoom: tuple[float, float] = Field((0.95, 1.15), description="range of picture zoom beyond fitting the width")
     image_colour: float = Field(0.2, ge=0, lt=1, description="relative jitter of brightness, contrast, saturation")
+    lidar_gain: float = Field(1.0, ge=1, description="LiDAR intensities are multiplied by up to this, or its inverse")
+    lidar_dropout: float = Field(0.0, ge=0, lt=1, description="up to this share of a sample's LiDAR points is left out")
 
     @field_validator("scale", "image_zoom")
     @classmethod

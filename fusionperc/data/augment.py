@@ -42,12 +42,17 @@ class Augmentation:
         augmented_T_ego: (4, 4) float64: mirrored, turned about z, uniformly scaled; determinant < 0 if mirrored.
         zoom, shift: (N,) per camera, as in `pictures.PictureCrop`.
         colour: (N, 3) factors of brightness, contrast and saturation.
+        lidar_gain: factor of LiDAR intensities.
+        lidar_keep: chance of each LiDAR point to stay, and `lidar_seed`, which draws them.
     """
 
     augmented_T_ego: Tensor
     zoom: tuple[float, ...]
     shift: tuple[float, ...]
     colour: Tensor
+    lidar_gain: float = 1.0
+    lidar_keep: float = 1.0
+    lidar_seed: int = 0
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -87,6 +92,9 @@ def draw(config: AugmentationConfig, generator: np.random.Generator) -> Augmenta
         tuple(zoom.tolist()),
         tuple(shift.tolist()),
         torch.from_numpy(colour).float(),
+        lidar_gain=float(config.lidar_gain ** generator.uniform(-1, 1)),
+        lidar_keep=1.0 - config.lidar_dropout * generator.random(),
+        lidar_seed=int(generator.integers(2**31)),
     )
 
 
@@ -99,7 +107,7 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
     """
     matrix = augmentation.augmented_T_ego
     camera_T_ego = (sample.camera_T_ego.double() @ torch.linalg.inv(matrix)).float()
-    lidar = _moved_points(sample.lidar, matrix, velocity=None)
+    lidar = _thinned(_moved_points(sample.lidar, matrix, velocity=None), augmentation)
     has_camera = bool(sample.present[0])
     cameras = None
     if has_camera:
@@ -107,11 +115,10 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         batched = (value[None] for value in (images, sample.intrinsics, camera_T_ego, sample.camera_present))
         cameras = CameraInputs(*batched)
     depth_m = None
-    if has_camera and lidar is not None:
+    if has_camera and sample.lidar is not None:
         height, width = sample.images.shape[-2:]
-        depth_m = depth_targets(
-            lidar.xyz_m[: sample.num_keyframe_points], sample.intrinsics, camera_T_ego, (height, width)
-        )
+        whole = transform_points(matrix.float(), sample.lidar.xyz_m[: sample.num_keyframe_points])
+        depth_m = depth_targets(whole, sample.intrinsics, camera_T_ego, (height, width))
         depth_m = (depth_m * sample.camera_present[:, None, None])[None]
     inputs = SensorInputs(
         cameras, _moved_points(sample.radar, matrix, velocity=slice(1, 3)), lidar, sample.present[None]
@@ -181,6 +188,19 @@ def _moved_points(points: Points | None, matrix: Tensor, *, velocity: slice | No
         features = features.clone()
         features[:, velocity] = features[:, velocity] @ matrix[:2, :2].T
     return Points(transform_points(matrix, points.xyz_m), features, points.sample_index, points.batch_size)
+
+
+def _thinned(points: Points | None, augmentation: Augmentation) -> Points | None:
+    """LiDAR points with other intensities and some of them missing: in both, one LiDAR is not like another."""
+    if points is None or (augmentation.lidar_gain == 1.0 and augmentation.lidar_keep == 1.0):
+        return points
+    features = points.features.clone()
+    features[:, 0] = (features[:, 0] * augmentation.lidar_gain).clamp(max=1.0)
+    if augmentation.lidar_keep == 1.0:
+        return Points(points.xyz_m, features, points.sample_index, points.batch_size)
+    chance = torch.rand(len(features), generator=torch.Generator().manual_seed(augmentation.lidar_seed))
+    kept = chance < augmentation.lidar_keep
+    return Points(points.xyz_m[kept], features[kept], points.sample_index[kept], points.batch_size)
 
 
 def _moved_trajectory(trajectory_m: Tensor, matrix: Tensor) -> Tensor:

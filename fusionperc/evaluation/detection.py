@@ -13,7 +13,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ class DetectionReport:
             "num_samples": self.num_samples,
             "recall": None
             if self.recall is None
-            else {name: {"found": item.found, "wanted": item.wanted} for name, item in self.recall.items()},
+            else {name: asdict(item) for name, item in self.recall.items()},
         }
 
 

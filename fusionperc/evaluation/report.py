@@ -15,7 +15,7 @@ from rich.table import Table
 from fusionperc.config import DataConfig
 from fusionperc.environment import versions
 from fusionperc.evaluation.detection import MATCH_DISTANCES_M, TP_ERRORS, DetectionReport
-from fusionperc.evaluation.recall import MATCH_DISTANCE_M, MIN_LIDAR_POINTS, Recall
+from fusionperc.evaluation.recall import MATCH_DISTANCE_M, MIN_LIDAR_POINTS, MIN_SCORE, Recall
 from fusionperc.evaluation.submission import write_text
 from fusionperc.visualization.plots import save_figure
 
@@ -96,14 +96,18 @@ def class_table(report: DetectionReport, title: str) -> Table:
 
 
 def recall_table(recall: Mapping[str, Recall]) -> Table:
-    """Objects found, by class."""
+    """Objects found and detections that are right, by class."""
     table = _table(
-        f"objects with at least {MIN_LIDAR_POINTS} LiDAR points found within {MATCH_DISTANCE_M:g} m", "class"
+        f"objects with at least {MIN_LIDAR_POINTS} LiDAR points found within {MATCH_DISTANCE_M:g} m;"
+        f" detections from a score of {MIN_SCORE:g} on",
+        "class",
     )
-    for name in ("found", "of", "recall"):
+    for name in ("found", "of", "recall", "right", "detections", "precision"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, item in recall.items():
-        table.add_row(name, str(item.found), str(item.wanted), _number(item.share), style="" if item.wanted else "dim")
+        columns = (str(item.found), str(item.wanted), _number(item.share))
+        columns += (str(item.right), str(item.guessed), _number(item.precision))
+        table.add_row(name, *columns, style="" if item.wanted or item.guessed else "dim")
     return table
 
 

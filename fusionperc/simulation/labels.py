@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fusionperc.geometry import points_in_boxes, rotation_from_yaw
-from fusionperc.simulation.rig import RIG, picture_size_px
+from fusionperc.simulation.rig import Rig, picture_size_px
 from fusionperc.simulation.traffic import Actor
 from fusionperc.simulation.world import World
 from fusionperc.types import CAMERAS
@@ -65,7 +65,7 @@ def _inside(xyz_m: NDArray[np.float64], actor: Actor) -> tuple[NDArray[np.bool_]
     return inner, outer
 
 
-def visibility_levels(world: World, actors: list[Actor], world_T_ego: NDArray[np.float64]) -> list[int]:
+def visibility_levels(world: World, actors: list[Actor], rig: Rig, world_T_ego: NDArray[np.float64]) -> list[int]:
     """Level 1 to 4 of each object: which share of it the six cameras together see.
 
     A grid of places inside each box is looked at from the camera whose picture it falls into. A ray that ends on the
@@ -77,7 +77,7 @@ def visibility_levels(world: World, actors: list[Actor], world_T_ego: NDArray[np
     places = _sample_places(actors)
     owner = np.repeat(np.array([actor.instance for actor in actors]), places.shape[1])
     flat = places.reshape(-1, 3)
-    rays, origins, in_picture = _rays_from_cameras(flat, world_T_ego)
+    rays, origins, in_picture = _rays_from_cameras(flat, rig, world_T_ego)
     reach = np.linalg.norm(rays, axis=1)
     directions = (rays / reach[:, None]).astype(np.float32)
     seen, judged = np.zeros(len(flat), dtype=bool), ~in_picture
@@ -108,14 +108,14 @@ def _sample_places(actors: list[Actor]) -> NDArray[np.float64]:
 
 
 def _rays_from_cameras(
-    places_m: NDArray[np.float64], world_T_ego: NDArray[np.float64]
+    places_m: NDArray[np.float64], rig: Rig, world_T_ego: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Vector to and origin of the camera that pictures each place (R, 3), and whether any does (R,)."""
     width, height = picture_size_px(1.0)
     rays, origins = np.ones_like(places_m), np.zeros_like(places_m)
     pictured = np.zeros(len(places_m), dtype=bool)
     for channel in CAMERAS:
-        mount = RIG[channel]
+        mount = rig[channel]
         world_T_camera = world_T_ego @ mount.ego_T_sensor
         towards = places_m - world_T_camera[:3, 3]
         in_camera = towards @ world_T_camera[:3, :3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,34 +13,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionperc.simulation import camera, lidar, radar
+from fusionperc.simulation.can_bus import write_can_bus
 from fusionperc.simulation.labels import count_points, visibility_levels
+from fusionperc.simulation.map_expansion import write_maps
 from fusionperc.simulation.rig import (
     LIDAR_PERIOD_US,
     RADAR_PERIOD_US,
-    RIG,
     SWEEPS_PER_KEY_FRAME,
+    Rig,
+    draw_rig,
     picture_size_px,
 )
 from fusionperc.simulation.traffic import Actor, EgoState, TrafficDrive, simulate_traffic
+from fusionperc.simulation.weather import WeatherKind, make_weather, sample_weather
 from fusionperc.simulation.world import World
 from fusionperc.simulation.writer import (
+    COMPACT_JPEG_QUALITY,
+    JPEG_QUALITY,
     DriveName,
     DriveWriter,
     Label,
     jpeg_bytes,
     token,
-    write_can_bus,
-    write_map,
 )
 from fusionperc.types import CAMERAS, LIDAR, RADARS
 
+Split = Literal["train", "val", "test"]
 KEY_FRAME_PERIOD_US = LIDAR_PERIOD_US * SWEEPS_PER_KEY_FRAME
 #: Objects within this range are in the world; those nearer than the second are annotated.
 WORLD_RADIUS_M, LABEL_RADIUS_M = 100.0, 80.0
 #: Ten LiDAR sweeps and six radar scans lie before the first key frame.
 _LEAD_US = 540_000
 _CAMERA_SWEEPS_PER_KEY_FRAME = 6
-_CAN_BUS_PERIOD_US = 20_000
+_SECTOR_US = round(lidar.PERIOD_S * 1e6) // lidar.NUM_SECTORS
 _TRAFFIC_ATTEMPTS = 5
 #: 2026-01-01 00:00 UTC: drives are an hour apart from here on.
 _FIRST_START_US = 1_767_225_600_000_000
@@ -60,11 +66,14 @@ class DriveSpec:
         image_scale: pictures relative to 1600x900.
         lidar_azimuths: columns of a LiDAR sweep.
         camera_sweeps: whether cameras also take pictures between key frames, at 12 Hz.
+        is_labelled: whether its objects are annotated.
+        compact: whether LiDAR files leave out the firings that had no echo, and pictures are compressed further.
+        weather: of the drive; None draws it.
     """
 
     set_name: str
     name: str
-    split: Literal["train", "val"]
+    split: Split
     number: int
     seed: int
     town_seed: int
@@ -72,6 +81,9 @@ class DriveSpec:
     image_scale: float
     lidar_azimuths: int = lidar.NUM_AZIMUTHS
     camera_sweeps: bool = False
+    is_labelled: bool = True
+    compact: bool = False
+    weather: WeatherKind | None = None
 
     @property
     def num_key_frames(self) -> int:
@@ -96,9 +108,8 @@ def record_drive(spec: DriveSpec, root: Path, on_key_frame: Callable[[], None]) 
     """
     with tempfile.TemporaryDirectory(prefix="fusionperc-") as folder:
         drive = _traffic(spec, Path(folder))
-    map_token = token(spec.set_name, "map", spec.town_seed)
-    write_map(root, map_token, drive.town.raster("drivable"))
     recorder = _Recorder(spec, drive, root)
+    map_token = write_maps(recorder.writer, drive.town)
     recorder.run(on_key_frame)
     recorder.writer.finish(recorder.daylight.description, map_token)
 
@@ -135,13 +146,16 @@ class _Recorder:
         self.world = World(drive.town, drive.standing())
         self.size_px = picture_size_px(spec.image_scale)
         self.name = DriveName(spec.set_name, spec.name, f"simulated-town-{spec.town_seed:04d}", spec.start_us)
-        self.writer = DriveWriter(root, self.name, self.size_px)
+        self.rig: Rig = draw_rig(self._rng("rig", 0))
+        self.writer = DriveWriter(root, self.name, self.size_px, self.rig)
         self.daylight = camera.sample_daylight(self._rng("daylight", 0))
+        rng = self._rng("weather", 0)
+        self.weather = make_weather(spec.weather, rng) if spec.weather else sample_weather(rng)
         self.last_us = (spec.num_key_frames - 1) * KEY_FRAME_PERIOD_US
         self.radar_due = {channel: self._radar_times(channel) for channel in RADARS}
 
     def run(self, on_key_frame: Callable[[], None]) -> None:
-        """Fires all in order of time; actors stand still for a sweep, radars correct for what they moved since."""
+        """Fires all in order of time; actors stand still for a radar, which corrects for what they moved since."""
         key_frames: dict[int, _KeyFrame] = {}
         sweeps = range(-SWEEPS_PER_KEY_FRAME, self.last_us // LIDAR_PERIOD_US + 1)
         # A radar's key scan can come a tick before its key frame: the frames' objects are known ahead.
@@ -153,21 +167,18 @@ class _Recorder:
         for sweep in sweeps:
             time_us = sweep * LIDAR_PERIOD_US
             frame = key_frames.get(time_us)
-            actors = self.drive.actors_at(time_us * 1e-6, WORLD_RADIUS_M)
-            self.world.set_actors(actors)
             self._lidar(time_us, frame)
+            actors = self._place_actors(time_us)
             self._radars(time_us, actors, key_frames)
             if frame is not None:
-                frame.visibility = visibility_levels(self.world, frame.actors, self._ego(time_us)[1])
+                frame.visibility = visibility_levels(self.world, frame.actors, self.rig, self._ego(time_us)[1])
             self._cameras(time_us)
             if frame is not None:
                 on_key_frame()
-        for frame in key_frames.values():
-            self.writer.add_labels(self.spec.start_us + frame.time_us, _labels(frame))
-        states = range(-LIDAR_PERIOD_US * SWEEPS_PER_KEY_FRAME, self.last_us + 1, _CAN_BUS_PERIOD_US)
-        write_can_bus(
-            self.writer.root, self.name, ((self.spec.start_us + t, self.drive.ego_at(t * 1e-6)) for t in states)
-        )
+        if self.spec.is_labelled:
+            for frame in key_frames.values():
+                self.writer.add_labels(self.spec.start_us + frame.time_us, _labels(frame))
+        write_can_bus(self.writer, self.drive, self.last_us, self._rng("can_bus", 0))
 
     def _rng(self, what: str, time_us: int) -> np.random.Generator:
         """Random numbers of one firing, whatever else happened before."""
@@ -179,20 +190,48 @@ class _Recorder:
         return state, state.world_T_ego
 
     def _lidar(self, time_us: int, frame: _KeyFrame | None) -> None:
-        state, pose = self._ego(time_us)
-        world_T_lidar = pose @ RIG[LIDAR].ego_T_sensor
-        rng = self._rng(LIDAR, time_us)
-        points = lidar.scan(self.world, world_T_lidar, rng, num_azimuths=self.spec.lidar_azimuths)
+        """One turn, which ends at `time_us`; the actors are left where they are in the middle of its last sector."""
+        bounds_us = time_us - round(lidar.PERIOD_S * 1e6) + np.arange(lidar.NUM_SECTORS + 1) * _SECTOR_US
+        poses = np.stack([self._ego(bound)[1] @ self.rig[LIDAR].ego_T_sensor for bound in bounds_us.tolist()])
+        middles_us = (bounds_us[:-1] + _SECTOR_US // 2).tolist()
+        points, has_echo = lidar.scan(
+            self.world,
+            poses,
+            self.weather,
+            self._rng(LIDAR, time_us),
+            num_azimuths=self.spec.lidar_azimuths,
+            place_actors=lambda sector: self._place_in_sector(sector, middles_us[sector], poses[sector]),
+        )
         if frame is not None:
-            frame.num_lidar_pts, clear = count_points(points[:, :3], world_T_lidar, frame.actors)
-            points = points[clear]
+            frame.num_lidar_pts, clear = count_points(points[:, :3], poses[-1], frame.actors)
+            points[~clear, :3] = 0.0
+            has_echo &= clear
+        if self.spec.compact:
+            points = points[has_echo]
+        state = self._ego(time_us)[0]
         self.writer.add_sensor(
             LIDAR, self.spec.start_us + time_us, state, points.tobytes(), is_key_frame=frame is not None
         )
 
+    def _place_in_sector(self, sector: int, time_us: int, world_T_lidar: NDArray[np.float64]) -> None:
+        """Places what a sector's rays may meet: most of the time goes into putting up the scene."""
+        actors = self.drive.actors_at(time_us * 1e-6, WORLD_RADIUS_M)
+        if not actors:
+            return self.world.set_actors([])
+        places = np.array([actor.center_m[:2] for actor in actors])
+        reach = np.array([0.5 * math.hypot(*actor.size_lwh_m[:2]) for actor in actors])
+        towards = (places - world_T_lidar[:2, 3]) @ world_T_lidar[:2, :2]
+        met = lidar.in_sector(sector, towards, reach)
+        return self.world.set_actors([actor for actor, is_met in zip(actors, met, strict=True) if is_met])
+
+    def _place_actors(self, time_us: int) -> list[Actor]:
+        actors = self.drive.actors_at(time_us * 1e-6, WORLD_RADIUS_M)
+        self.world.set_actors(actors)
+        return actors
+
     def _radar_times(self, channel: str) -> dict[int, int | None]:
         """Scan times of a radar, each with the key frame it belongs to or None."""
-        first = -_LEAD_US + RIG[channel].delay_us % RADAR_PERIOD_US
+        first = -_LEAD_US + self.rig[channel].delay_us % RADAR_PERIOD_US
         times = np.arange(first, self.last_us + RADAR_PERIOD_US // 2, RADAR_PERIOD_US)
         due: dict[int, int | None] = dict.fromkeys(times.tolist())
         for key_us in range(0, self.last_us + 1, KEY_FRAME_PERIOD_US):
@@ -212,7 +251,7 @@ class _Recorder:
 
     def _radar(self, channel: str, scan_us: int, world_us: int, actors: list[Actor], frame: _KeyFrame | None) -> None:
         state, pose = self._ego(scan_us)
-        world_T_radar = pose @ RIG[channel].ego_T_sensor
+        world_T_radar = pose @ self.rig[channel].ego_T_sensor
         lever = world_T_radar[:2, 3] - pose[:2, 3]
         velocity = state.speed_mps * pose[:2, 0] + state.yaw_rate_radps * np.array([-lever[1], lever[0]])
         delay_s = (scan_us - world_us) * 1e-6
@@ -237,17 +276,16 @@ class _Recorder:
         for shot in range(per_frame):
             for channel in CAMERAS:
                 shift = shot * KEY_FRAME_PERIOD_US // _CAMERA_SWEEPS_PER_KEY_FRAME
-                self._picture(channel, sweep_us + RIG[channel].delay_us + shift, is_key_frame=shot == 0)
+                self._picture(channel, sweep_us + self.rig[channel].delay_us + shift, is_key_frame=shot == 0)
 
     def _picture(self, channel: str, time_us: int, *, is_key_frame: bool) -> None:
         state, pose = self._ego(time_us)
-        self.world.set_actors(self.drive.actors_at(time_us * 1e-6, WORLD_RADIUS_M))
-        world_T_camera = pose @ RIG[channel].ego_T_sensor
+        self._place_actors(time_us)
+        world_T_camera = pose @ self.rig[channel].ego_T_sensor
         rng = self._rng(channel, time_us)
-        pixels, _ = camera.picture(self.world, RIG[channel], world_T_camera, self.daylight, self.size_px, rng)
-        self.writer.add_sensor(
-            channel, self.spec.start_us + time_us, state, jpeg_bytes(pixels), is_key_frame=is_key_frame
-        )
+        pixels, _ = camera.picture(self.world, self.rig[channel], world_T_camera, self.daylight, self.size_px, rng)
+        content = jpeg_bytes(pixels, COMPACT_JPEG_QUALITY if self.spec.compact else JPEG_QUALITY)
+        self.writer.add_sensor(channel, self.spec.start_us + time_us, state, content, is_key_frame=is_key_frame)
 
 
 def _labels(frame: _KeyFrame) -> list[Label]:

@@ -1,6 +1,7 @@
 """The sensor rig of the simulated ego vehicle: where each sensor sits, where it looks, when it fires.
 
-Typical magnitudes of a nuScenes vehicle, rounded; no log's calibration. Transforms are float64 (4, 4) numpy arrays
+`RIG` has typical magnitudes of a nuScenes vehicle, rounded; `draw_rig` varies them as real vehicles and their
+calibrations differ from each other, so that no drive has the same. Transforms are float64 (4, 4) numpy arrays
 called ``dst_T_src``. The ego frame is x forward, y left, z up with its origin on the ground under the rear axle.
 
 Source: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", CVPR 2020 (sensor layout and rates).
@@ -9,11 +10,12 @@ Source: Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from fusionperc.types import CAMERAS, LIDAR, RADARS
 
@@ -27,7 +29,8 @@ RADAR_PERIOD_US = 77_000
 SWEEPS_PER_KEY_FRAME = 10
 
 _FRONT_FOCAL_PX, _BACK_FOCAL_PX = 1266.0, 809.0
-_CENTER_PX = (816.0, 480.0)
+#: The LiDAR's own spin axis leans forward by about this much on nuScenes' vehicles.
+_LIDAR_TILT_RAD = math.radians(-2.0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Mount:
         position_m: in the ego frame.
         yaw_rad: where it looks (a camera's optical axis, a radar's and the LiDAR's x axis), from ego +x.
         focal_px: of the full-size picture; 0 for the others.
+        tilt_rad: turns about the sensor's own x, y and z axes, in this order, on top of where it looks.
+        center_px: principal point of the full-size picture.
         delay_us: a camera's shot relative to the LiDAR's stamp; a radar's first scan relative to the grid of its scans.
     """
 
@@ -49,17 +54,17 @@ class Mount:
     yaw_rad: float
     focal_px: float = 0.0
     delay_us: int = 0
+    tilt_rad: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    center_px: tuple[float, float] = (816.0, 480.0)
 
     @property
     def ego_R_sensor(self) -> NDArray[np.float64]:
         """Rotation (3, 3): a camera is x right, y down, z forward; others x forward, y left, z up."""
-        cos, sin = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
-        turned = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-        if self.modality != "camera":
-            return turned
-        forward_R_camera = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-        ego_R_camera: NDArray[np.float64] = turned @ forward_R_camera
-        return ego_R_camera
+        turned = Rotation.from_euler("z", self.yaw_rad)
+        if self.modality == "camera":
+            turned *= Rotation.from_matrix([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+        matrix: NDArray[np.float64] = (turned * Rotation.from_euler("XYZ", self.tilt_rad)).as_matrix()
+        return matrix
 
     @property
     def ego_T_sensor(self) -> NDArray[np.float64]:
@@ -71,35 +76,19 @@ class Mount:
     @property
     def quaternion_wxyz(self) -> tuple[float, float, float, float]:
         """Rotation of `ego_R_sensor` in nuScenes' order, positive w."""
-        half = self.yaw_rad / 2
-        turn = (math.cos(half), 0.0, 0.0, math.sin(half))
-        if self.modality == "camera":
-            turn = _product(turn, (0.5, -0.5, 0.5, -0.5))
-        sign = -1.0 if turn[0] < 0 else 1.0
-        return (sign * turn[0], sign * turn[1], sign * turn[2], sign * turn[3])
+        x, y, z, w = Rotation.from_matrix(self.ego_R_sensor).as_quat(canonical=True).tolist()
+        return (w, x, y, z)
 
     def intrinsics(self, width_px: int, height_px: int) -> NDArray[np.float64]:
         """Pinhole matrix (3, 3) of this camera's picture written in another size."""
         scale_x, scale_y = width_px / FULL_WIDTH_PX, height_px / FULL_HEIGHT_PX
         return np.array(
             [
-                [self.focal_px * scale_x, 0.0, _CENTER_PX[0] * scale_x],
-                [0.0, self.focal_px * scale_y, _CENTER_PX[1] * scale_y],
+                [self.focal_px * scale_x, 0.0, self.center_px[0] * scale_x],
+                [0.0, self.focal_px * scale_y, self.center_px[1] * scale_y],
                 [0.0, 0.0, 1.0],
             ]
         )
-
-
-def _product(
-    a: tuple[float, float, float, float], b: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
-    """Hamilton product of quaternions (w, x, y, z)."""
-    return (
-        a[0] * b[0] - a[1] * b[1] - a[2] * b[2] - a[3] * b[3],
-        a[0] * b[1] + a[1] * b[0] + a[2] * b[3] - a[3] * b[2],
-        a[0] * b[2] - a[1] * b[3] + a[2] * b[0] + a[3] * b[1],
-        a[0] * b[3] + a[1] * b[2] - a[2] * b[1] + a[3] * b[0],
-    )
 
 
 def picture_size_px(image_scale: float) -> tuple[int, int]:
@@ -113,6 +102,10 @@ def picture_size_px(image_scale: float) -> tuple[int, int]:
             f"image scale {image_scale} must be between 0.02 and 1 (1 is {FULL_WIDTH_PX}x{FULL_HEIGHT_PX})"
         )
     return round(FULL_WIDTH_PX * image_scale), round(FULL_HEIGHT_PX * image_scale)
+
+
+#: The mounts of one vehicle by channel.
+Rig = dict[str, Mount]
 
 
 def world_T_ego(
@@ -131,7 +124,7 @@ def world_T_ego(
     )
 
 
-def _rig() -> dict[str, Mount]:
+def _rig() -> Rig:
     # The LiDAR turns clockwise from the left; each camera fires as it sweeps past (nuScenes paper, section 3).
     cameras = {
         "CAM_FRONT": ((1.70, 0.0, 1.51), 0.0, _FRONT_FOCAL_PX, -35_000),
@@ -152,7 +145,7 @@ def _rig() -> dict[str, Mount]:
         Mount(name, "camera", position, math.radians(yaw), focal, delay)
         for name, (position, yaw, focal, delay) in cameras.items()
     ]
-    mounts.append(Mount(LIDAR, "lidar", (0.94, 0.0, 1.84), math.radians(-90.0)))
+    mounts.append(Mount(LIDAR, "lidar", (0.96, 0.0, 1.84), math.radians(-90.0), tilt_rad=(_LIDAR_TILT_RAD, 0.0, 0.0)))
     mounts += [
         Mount(name, "radar", position, math.radians(yaw), delay_us=delay)
         for name, (position, yaw, delay) in radars.items()
@@ -163,3 +156,29 @@ def _rig() -> dict[str, Mount]:
 #: All sensors by channel, in the order of `types.CAMERAS`, LIDAR, `types.RADARS`.
 RIG = _rig()
 CHANNELS = (*CAMERAS, LIDAR, *RADARS)
+
+
+def draw_rig(rng: np.random.Generator) -> Rig:
+    """A vehicle's own rig: mounts a centimetre or two and a degree away from `RIG`, lenses a per cent."""
+    return {channel: _varied(mount, rng) for channel, mount in RIG.items()}
+
+
+def _varied(mount: Mount, rng: np.random.Generator) -> Mount:
+    shift, turn, lens = rng.normal(size=3), rng.normal(size=3), rng.normal(size=3)
+    tilt = np.array(mount.tilt_rad)
+    match mount.modality:
+        case "camera":
+            tilt += np.radians([0.3, 0.8, 0.3] + np.array([0.6, 0.8, 0.4]) * turn)
+        case "lidar":
+            tilt += np.radians([0.5, 0.2, 0.1] * turn)
+        case "radar":
+            tilt[2] += math.radians(1.0) * turn[2]
+    x, y, z = (np.array(mount.position_m) + np.array([0.02, 0.008, 0.01]) * shift).tolist()
+    focal, center_x, center_y = (1 + 0.005 * lens[0], 12.0 * lens[1], 14.0 * lens[2])
+    return replace(
+        mount,
+        position_m=(x, y, z),
+        tilt_rad=(float(tilt[0]), float(tilt[1]), float(tilt[2])),
+        focal_px=float(mount.focal_px * focal),
+        center_px=(float(mount.center_px[0] + center_x), float(mount.center_px[1] + center_y)),
+    )

@@ -1,7 +1,7 @@
-"""Writes drives as a nuScenes folder: sensor files, CAN bus messages and the 13 tables.
+"""Writes drives as a nuScenes folder: sensor files and the 13 tables.
 
-Each drive's rows are one JSON file, written when all of the drive's sensor files are there; the tables are put together
-from these files at the end. Every file appears under its name only when it is complete.
+Each drive's rows, and the digests of its files, are one JSON file, written when all of the drive's files are there; the
+tables are put together from these files at the end. Every file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from fusionperc.files import whole_file
-from fusionperc.simulation.rig import RIG
+from fusionperc.files import digest, file_digest, whole_file
+from fusionperc.simulation.rig import RIG, Rig
 from fusionperc.simulation.traffic import Actor, EgoState
 from fusionperc.types import ATTRIBUTES
 
@@ -44,7 +44,8 @@ VISIBILITIES = (("1", "v0-40", 0, 40), ("2", "v40-60", 40, 60), ("3", "v60-80", 
 VEHICLE = "n099"
 DRIVES_FOLDER = ".drives"
 _SUFFIXES = {"camera": (".jpg", "jpg"), "lidar": (".pcd.bin", "pcd"), "radar": (".pcd", "pcd")}
-JPEG_QUALITY = 90
+#: Of usual and of compact sets.
+JPEG_QUALITY, COMPACT_JPEG_QUALITY = 90, 75
 
 
 def token(*parts: object) -> str:
@@ -62,15 +63,20 @@ def write_file(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
+def json_bytes(value: object) -> bytes:
+    """A value as JSON."""
+    return json.dumps(value).encode()
+
+
 def write_json(path: Path, value: object) -> None:
     """`write_file` of JSON."""
-    write_file(path, json.dumps(value).encode())
+    write_file(path, json_bytes(value))
 
 
-def jpeg_bytes(picture: NDArray[np.uint8]) -> bytes:
+def jpeg_bytes(picture: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     """A picture (height, width, 3) as JPEG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -136,14 +142,35 @@ class DriveName:
 class DriveWriter:
     """Writes one drive's sensor files as they are made and collects its rows."""
 
-    def __init__(self, root: Path, name: DriveName, size_px: tuple[int, int]) -> None:
+    def __init__(self, root: Path, name: DriveName, size_px: tuple[int, int], rig: Rig) -> None:
         self.root = root
         self.name = name
         self.size_px = size_px
+        self.rig = rig
         self._samples: list[Row] = []
-        self._data: dict[str, list[Row]] = {channel: [] for channel in RIG}
+        self._data: dict[str, list[Row]] = {channel: [] for channel in rig}
         self._poses: list[Row] = []
         self._labels: list[tuple[str, Label]] = []
+        self._digests: dict[str, str] = {}
+
+    @property
+    def key_times_us(self) -> list[int]:
+        """Timestamps of the key frames so far."""
+        return [row["timestamp"] for row in self._samples]
+
+    def write(self, filename: str, content: bytes) -> None:
+        """Writes a file of this drive, named from the set's folder on, and notes its digest."""
+        write_file(self.root / filename, content)
+        self._digests[filename] = digest(content)
+
+    def write_shared(self, filename: str, make: Callable[[], bytes]) -> None:
+        """Writes a file that several drives share, unless one of them has; notes its digest."""
+        path = self.root / filename
+        if not path.is_file():
+            # Drives that run at the same time may come here together; they write the same.
+            with whole_file(path, owner=f"{self.name.name}.") as part:
+                part.write_bytes(make())
+        self._digests[filename] = file_digest(path)
 
     def add_key_frame(self, time_us: int) -> None:
         """Starts a key frame; to be called in order of time."""
@@ -153,11 +180,11 @@ class DriveWriter:
 
     def add_sensor(self, channel: str, time_us: int, ego: EgoState, content: bytes, *, is_key_frame: bool) -> None:
         """Writes one sensor file and notes its row and ego pose; per channel in order of time."""
-        mount = RIG[channel]
+        mount = self.rig[channel]
         suffix, fileformat = _SUFFIXES[mount.modality]
         folder = "samples" if is_key_frame else "sweeps"
         filename = f"{folder}/{channel}/{self.name.logfile}__{channel}__{time_us}{suffix}"
-        write_file(self.root / filename, content)
+        self.write(filename, content)
         key = self.name.token("sample_data", channel, time_us)
         width, height = self.size_px if mount.modality == "camera" else (0, 0)
         self._data[channel].append(
@@ -190,7 +217,7 @@ class DriveWriter:
     def finish(self, description: str, map_token: str) -> None:
         """Links the rows and writes them: from here on the drive counts as done."""
         _link(self._samples)
-        key_us = [row["timestamp"] for row in self._samples]
+        key_us = self.key_times_us
         for rows in self._data.values():
             _link(rows)
             for row in rows:
@@ -207,11 +234,12 @@ class DriveWriter:
             "sample": self._samples,
             "sample_data": [row for rows in self._data.values() for row in rows],
             "ego_pose": self._poses,
-            "calibrated_sensor": [self._calibration(channel) for channel in RIG],
+            "calibrated_sensor": [self._calibration(channel) for channel in self.rig],
             "instance": instances,
             "sample_annotation": annotations,
         }
-        write_json(drive_file(self.root, self.name.name), {"map_token": map_token, "tables": tables})
+        written = {"map_token": map_token, "files": self._digests, "tables": tables}
+        write_json(drive_file(self.root, self.name.name), written)
 
     def _log(self) -> Row:
         moment = datetime.fromtimestamp(self.name.start_us / 1e6, tz=UTC)
@@ -235,7 +263,7 @@ class DriveWriter:
         }
 
     def _calibration(self, channel: str) -> Row:
-        mount = RIG[channel]
+        mount = self.rig[channel]
         is_camera = mount.modality == "camera"
         return {
             "token": self.name.token("calibrated_sensor", channel),
@@ -293,39 +321,9 @@ def drive_file(root: Path, name: str) -> Path:
     return root / DRIVES_FOLDER / f"{name}.json"
 
 
-def can_bus_messages(
-    name: DriveName, states: Iterable[tuple[int, EgoState]]
-) -> dict[Literal["pose", "steer"], list[Row]]:
-    """nuScenes CAN bus expansion messages: vehicle pose and steering angle, from (time in us, state) pairs."""
-    pose, steer = [], []
-    for time_us, ego in states:
-        lateral = ego.speed_mps * ego.yaw_rate_radps
-        pose.append(
-            {
-                "accel": [ego.acceleration_mps2, lateral, 9.81],
-                "orientation": quaternion_wxyz(ego),
-                "pos": [ego.x_m, ego.y_m, ego.z_m],
-                "rotation_rate": [0.0, 0.0, ego.yaw_rate_radps],
-                "utime": time_us,
-                "vel": [ego.speed_mps, 0.0, 0.0],
-            }
-        )
-        steer.append({"utime": time_us, "value": ego.steering_rad})
-    return {"pose": pose, "steer": steer}
-
-
-def write_can_bus(root: Path, name: DriveName, states: Iterable[tuple[int, EgoState]]) -> None:
-    """Writes `can_bus/<scene>_pose.json` and `_steeranglefeedback.json`."""
-    messages = can_bus_messages(name, states)
-    write_json(root / "can_bus" / f"{name.name}_pose.json", messages["pose"])
-    write_json(root / "can_bus" / f"{name.name}_steeranglefeedback.json", messages["steer"])
-
-
-def write_map(root: Path, map_token: str, drivable: NDArray[np.bool_]) -> None:
-    """Writes a town's base map once: 255 where one may drive, 0.1 m a pixel, row 0 in the north."""
-    path = root / "maps" / f"{map_token}.png"
-    if not path.is_file():
-        write_file(path, png_bytes(drivable))
+def base_map_file(map_token: str) -> str:
+    """Where the base map of a row of the map table is, from the set's folder on."""
+    return f"maps/{map_token}.png"
 
 
 def assemble(root: Path, version: str, names: Iterable[str], splits: dict[str, list[str]]) -> None:
@@ -343,7 +341,7 @@ def assemble(root: Path, version: str, names: Iterable[str], splits: dict[str, l
         logs_of_map.setdefault(drive["map_token"], []).append(drive["tables"]["log"][0]["token"])
     tables |= _fixed_tables()
     tables["map"] = [
-        {"category": "semantic_prior", "token": key, "filename": f"maps/{key}.png", "log_tokens": logs}
+        {"category": "semantic_prior", "token": key, "filename": base_map_file(key), "log_tokens": logs}
         for key, logs in logs_of_map.items()
     ]
     for table, rows in tables.items():

@@ -140,6 +140,22 @@ def test_none_changes_nothing(written_folder: Path) -> None:
         torch.testing.assert_close(batch.targets.boxes[0].center_m, sample.boxes.center_m)
 
 
+def test_lidar_gain_and_dropout(written_folder: Path) -> None:
+    config = AugmentationConfig.none().model_copy(update={"lidar_gain": 2.0, "lidar_dropout": 0.5})
+    augmentation = draw(config, np.random.default_rng(4))
+    assert 0.5 <= augmentation.lidar_gain <= 2 and 0.5 <= augmentation.lidar_keep < 1
+    sample = read(written_folder, augmentation)
+    lidar = apply(sample, augmentation).inputs.lidar
+    assert lidar is not None and sample.lidar is not None
+    share = len(lidar.xyz_m) / len(sample.lidar.xyz_m)
+    assert share == pytest.approx(augmentation.lidar_keep, abs=0.05)
+    whole = apply(sample, replace(augmentation, lidar_keep=1.0)).inputs.lidar
+    assert whole is not None
+    expected = (sample.lidar.features[:, 0] * augmentation.lidar_gain).clamp(max=1)
+    torch.testing.assert_close(whole.features[:, 0], expected)
+    torch.testing.assert_close(whole.features[:, 1:], sample.lidar.features[:, 1:])
+
+
 def test_the_same_generator_state_draws_the_same() -> None:
     first, second = (draw(STRONG, np.random.default_rng(5)) for _ in range(2))
     assert torch.equal(first.augmented_T_ego, second.augmented_T_ego) and first.zoom == second.zoom

@@ -35,7 +35,11 @@ def test_class_distance_score_and_points_decide() -> None:
     recall = recall_by_class({"a": guesses}, {"a": (truth, points)})
     assert (recall["car"].found, recall["car"].wanted) == (1, 3)
     assert (recall["pedestrian"].found, recall["pedestrian"].wanted) == (0, 1)
-    assert math.isnan(recall["bus"].share)
+    assert math.isnan(recall["bus"].share) and math.isnan(recall["bus"].precision)
+    # The car with four points is not asked for, but finding it is no mistake; a weak detection is none.
+    assert (recall["car"].right, recall["car"].guessed) == (2, 4)
+    lower = recall_by_class({"a": guesses}, {"a": (truth, points)}, min_score=0.05)
+    assert (lower["car"].found, lower["car"].right, lower["car"].guessed) == (2, 3, 5)
 
 
 def test_one_detection_finds_one_object_and_the_surest_chooses_first() -> None:
@@ -45,6 +49,8 @@ def test_one_detection_finds_one_object_and_the_surest_chooses_first() -> None:
     assert one["car"].share == 0.5
     both = recall_by_class({"a": detections_at((0.4, 0, 0, 0.3), (0.1, 0, 0, 0.9))}, {"a": (truth, points)})
     assert both["car"].share == 1.0
+    twice = recall_by_class({"a": detections_at((0, 0, 0, 0.3), (0, 0.1, 0, 0.9))}, {"a": (truth[:1], points[:1])})
+    assert (twice["car"].share, twice["car"].precision) == (1.0, 0.5)
 
 
 def test_nothing_detected() -> None:
