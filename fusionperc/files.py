@@ -1,25 +1,45 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and digests of what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: File in a folder of drives that has the digests of its tables, by name from that folder on.
+MANIFEST = "manifest.json"
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, owner: str = "") -> Iterator[Path]:
     """Gives a temporary name beside `path` to write to, and renames it when the block ends without an error.
 
-    The folder is made if missing; after an error nothing is left behind and an older `path` stays as it was.
+    The folder is made if missing; after an error nothing is left behind and an older `path` stays as it was. Processes
+    that may write the same file at once each give an `owner` of their own: the last to finish wins.
 
     Raises:
         OSError: the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{owner}part")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest(content: bytes) -> str:
+    """BLAKE2b digest of 128 bits as 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """`digest` of what a file holds.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -22,7 +22,8 @@ def real_nuscenes() -> Path:
 def tiny_drives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small simulated set: train scene-0061 and scene-0553, validation scene-0103; do not write into it."""
     pytest.importorskip("sumo", reason="the traffic simulator is not installed (extra `sim`)")
-    from fusionperc.simulation.drives import generate, plan_drives
+    from fusionperc.simulation.drives import generate
+    from fusionperc.simulation.sets import plan_drives
 
     root = tmp_path_factory.mktemp("tiny_drives")
     drives = plan_drives("demo", 0, num_train=2, num_val=1, duration_s=2.0, image_scale=0.22)

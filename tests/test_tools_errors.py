@@ -185,9 +185,15 @@ def test_visualize_names_a_missing_data_root(refused: Refused, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--preset", "sim-huge"], "preset 'sim-huge' is unknown; choose one of demo, sim-mini, sim-small"),
+        (
+            ["--preset", "sim-huge"],
+            "preset 'sim-huge' is unknown; choose one of demo, sim-mini, sim-small, sim-unlabelled",
+        ),
         (["--duration", "0.1"], "duration 0.1 s must be between 1 and 60"),
-        (["--drives-train", "999"], "number of train drives 999 must be between 0 and 8"),
+        (["--drives-train", "9999"], "number of train drives 9999 must be between 0 and 3008"),
+        (["--weather", "hail"], "weather 'hail' is unknown; choose one of sunny"),
+        (["--only-drive", "10"], "drive '10' is none of this set's 10: give 0 to 9, or a name such as scene-0061"),
+        (["--verify"], "manifest.json is missing: finish the set with tools/simulate.py"),
         (["--drives-train", "0", "--drives-val", "0"], "a set without drives"),
         (["--image-scale", "2"], "image scale 2.0 must be between"),
         (["--seed", "-1"], "seed -1 must be between"),

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionperc.files import file_digest
 from fusionperc.types import CAMERAS, LIDAR, RADARS
 
 log = logging.getLogger(__name__)
@@ -109,16 +110,11 @@ def digest(root: Path, version: str) -> str:
     files = [file for file in files if file.is_file()]
     # Hashing releases the interpreter's lock, so that the two large tables go side by side.
     with ThreadPoolExecutor(max_workers=4) as pool:
-        contents = list(pool.map(_file_digest, files))
+        contents = list(pool.map(file_digest, files))
     whole = hashlib.blake2b(_FORMAT.encode(), digest_size=16)
     for file, content in zip(files, contents, strict=True):
         whole.update(f"{file.name} {content}\n".encode())
     return whole.hexdigest()
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def cached_index(root: Path, version: str, cache: Path | None, build: Callable[[], Index]) -> Index:

@@ -29,6 +29,7 @@ from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, is_own_vehicle, rea
 from fusionperc.data.sample import FUTURE_TIMES_S, PAST_TIMES_S, Labels, Sample
 from fusionperc.data.tables import build_index
 from fusionperc.data.trajectory import driving_command, ego_trajectory
+from fusionperc.files import MANIFEST, file_digest
 from fusionperc.geometry import inverse, rigid, rotation_from_quaternion, yaw_from_rotation
 from fusionperc.types import CAMERAS, CLASSES, SENSORS, Boxes, Points, Sensor
 
@@ -367,6 +368,14 @@ def _check_folder(root: Path, version: str) -> None:
         versions = sorted(file.parent.name for file in root.glob("*/scene.json"))
         found = f"versions found there: {', '.join(versions)}" if versions else "no version folder is in it"
         raise DataError(f"{root}: has no version '{version}' ({found}); set data.version or data.root")
+    # Simulated sets have a manifest; that of the tables is quickly checked.
+    listed = json.loads((root / MANIFEST).read_bytes()) if (root / MANIFEST).is_file() else {}
+    for name, expected in listed.items():
+        if name.startswith(f"{version}/") and ((root / name).is_file() and file_digest(root / name)) != expected:
+            raise DataError(
+                f"{root / name} is not what {MANIFEST} says: copy both again, run tools/simulate.py again, or, if the "
+                f"table was changed on purpose, remove {MANIFEST}"
+            )
 
 
 def _rigid(pose: NDArray[np.float64]) -> Tensor:

@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BEAMS = 32
-#: Pulses of a beam in a turn, for files that leave out what did not come back (nuScenes' have 1084 to 1086).
-PULSES_PER_BEAM = 1085
 #: A point this close to where its pulse started is none. Returns of the own roof begin at 0.45 m.
 _AT_ORIGIN_M = 0.1
-#: Nearer returns are the own vehicle's: its roof to 1.3 m, bonnet and boot to 2.4 m.
-OWN_VEHICLE_RANGE_M = 2.5
+#: Nearer returns, no further to the side, are the own vehicle's: its roof to 1.3 m, bonnet and boot to 2.4 m.
+OWN_VEHICLE_RANGE_M, OWN_VEHICLE_HALF_WIDTH_M = 2.5, 1.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +34,10 @@ class LidarSweep:
 
     @property
     def is_own_vehicle(self) -> NDArray[np.bool_]:
-        """(P,) which returns come from the vehicle that carries the LiDAR."""
-        is_near: NDArray[np.bool_] = self.range_m < OWN_VEHICLE_RANGE_M
-        return is_near
+        """(P,) which returns come from the vehicle that carries the LiDAR (whose x axis points to the right)."""
+        is_beside = np.abs(self.xyz_m[:, 0]) > OWN_VEHICLE_HALF_WIDTH_M
+        is_own: NDArray[np.bool_] = (self.range_m < OWN_VEHICLE_RANGE_M) & ~is_beside
+        return is_own
 
 
 def split_sweep(points: NDArray[np.float32]) -> LidarSweep:
@@ -47,8 +46,8 @@ def split_sweep(points: NDArray[np.float32]) -> LidarSweep:
     nuScenes' files hold every pulse, column by column, 32 to a column from ring 0 up; a pulse that did not come back
     has range 0. All points are compensated for ego motion, and so a missing one lies where the LiDAR was: up to half a
     metre behind the frame's origin at the start of the sweep, at the origin at its end, the same for all missing
-    pulses of a column. A file not made of whole columns holds returns only: each beam is then taken to have sent
-    `PULSES_PER_BEAM` pulses, and points at the frame's origin are missing ones.
+    pulses of a column. Nothing is returned from the frame's origin itself either. A file not made of whole columns
+    leaves missing ones out: every beam is then taken to have sent as many pulses as came back in the fullest ring.
 
     Args:
         points: (N, 5) as `data.pointclouds.read_lidar` gives them.
@@ -58,9 +57,9 @@ def split_sweep(points: NDArray[np.float32]) -> LidarSweep:
     has_all_pulses = has_all_pulses and bool((ring.reshape(-1, NUM_BEAMS) == np.arange(NUM_BEAMS)).all())
     origin = _origins(xyz) if has_all_pulses else np.zeros((1, 3), dtype=np.float32)
     range_m = np.linalg.norm(xyz - origin, axis=1)
-    is_return = range_m >= _AT_ORIGIN_M
+    is_return = (range_m >= _AT_ORIGIN_M) & (np.linalg.norm(xyz, axis=1) >= _AT_ORIGIN_M)
     num_returns = np.bincount(ring[is_return], minlength=NUM_BEAMS)[:NUM_BEAMS]
-    num_pulses = len(ring) // NUM_BEAMS if has_all_pulses else max(PULSES_PER_BEAM, int(num_returns.max(initial=0)))
+    num_pulses = len(ring) // NUM_BEAMS if has_all_pulses else int(num_returns.max(initial=0))
     return LidarSweep(
         xyz_m=xyz[is_return],
         range_m=range_m[is_return],

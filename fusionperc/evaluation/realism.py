@@ -13,19 +13,21 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from scipy.stats import ks_2samp
 
 from fusionperc.evaluation.lidar_sweep import NUM_BEAMS
-from fusionperc.evaluation.realism_measures import Group, Samples, Values
+from fusionperc.evaluation.realism_measures import Group, Sample, Samples, Values
 from fusionperc.evaluation.submission import write_text
+
+Verdict = Literal["met", "missed", "few", "absent"]
 
 #: Largest distance at which a quantity counts as met.
 AIMS: dict[Group, float] = {"lidar": 0.15, "boxes": 0.25, "radar": 0.25, "ego": 0.25}
-#: With fewer real values than this the distance says little: the row is marked and not judged.
+#: With fewer independent values than this on either side the distance says little: the row is marked, not judged.
 ENOUGH_VALUES = 20
 
 
@@ -41,6 +43,7 @@ class Row:
         simulated, real: their 10 %, 50 % and 90 % quantiles; NaN without values.
         distance: Kolmogorov-Smirnov; NaN where either side has no values.
         aim: largest distance wanted.
+        verdict: 'met' or 'missed'; 'few' with too few values to judge by, 'absent' where one side has none.
     """
 
     name: str
@@ -52,53 +55,61 @@ class Row:
     real: tuple[float, float, float]
     distance: float
     aim: float
-
-    @property
-    def verdict(self) -> str:
-        """'met' or 'missed'; 'few' with too few real values to judge by, 'absent' where one side has none."""
-        if not math.isfinite(self.distance):
-            return "absent"
-        if self.num_real < ENOUGH_VALUES:
-            return "few"
-        return "met" if self.distance <= self.aim else "missed"
+    verdict: Verdict
 
 
 def compare(simulated: Samples, real: Samples) -> list[Row]:
-    """One row per quantity that either side has values of, in the order of the samples."""
-    names = [*simulated, *(name for name in real if name not in simulated)]
-    rows = []
-    for name in names:
-        known = simulated.get(name) or real[name]
-        a, b = (side[name].values if name in side else np.zeros(0) for side in (simulated, real))
-        if len(a) == 0 and len(b) == 0:
-            continue
-        row = Row(
-            name, known.group, known.unit, len(a), len(b), _quantiles(a), _quantiles(b), distance(a, b), AIMS[known.group]
-        )  # fmt: skip
-        rows.append(row)
-    return rows
+    """One row per quantity that either side has values of, in the order of `measure`."""
+    rows = (_row(name, simulated[name], real[name]) for name in simulated)
+    return [row for row in rows if row.num_simulated or row.num_real]
+
+
+def _row(name: str, simulated: Sample, real: Sample) -> Row:
+    ks, aim = distance(simulated.values, real.values), AIMS[real.group]
+    verdict: Verdict = "met" if ks <= aim else "missed"
+    if not math.isfinite(ks):
+        verdict = "absent"
+    elif min(simulated.evidence, real.evidence) < ENOUGH_VALUES:
+        verdict = "few"
+    return Row(
+        name=name,
+        group=real.group,
+        unit=real.unit,
+        num_simulated=len(simulated.values),
+        num_real=len(real.values),
+        simulated=_quantiles(simulated.values),
+        real=_quantiles(real.values),
+        distance=ks,
+        aim=aim,
+        verdict=verdict,
+    )
 
 
 def distance(a: Values, b: Values) -> float:
     """Two-sample Kolmogorov-Smirnov distance of values (N,) and (M,); NaN if either is empty."""
     if len(a) == 0 or len(b) == 0:
         return math.nan
-    return float(ks_2samp(a, b, method="asymp").statistic)
+    places = np.concatenate([a, b])
+    below = [np.searchsorted(np.sort(side), places, side="right") / len(side) for side in (a, b)]
+    return float(np.abs(below[0] - below[1]).max())
 
 
 def comparison_table(rows: list[Row]) -> Table:
     """The rows for a console: numbers of values, medians with 10 and 90 % quantiles, distance and verdict."""
     table = Table(title="simulated against real", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for name in ("n sim", "n real", "simulated 50 (10, 90) %", "real 50 (10, 90) %", "KS", "aim"):
+    for name in ("n sim", "n real", "sim 50 (10, 90) %", "real 50 (10, 90) %", "KS", "aim"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     styles = {"met": "green", "missed": "red"}
-    for place, row in enumerate(rows):
-        if place and rows[place - 1].group != row.group:
+    group = None
+    for row in rows:
+        if row.group != group:
+            group = row.group
             table.add_section()
+            table.add_row(group, style="bold")
         table.add_row(
-            f"{row.group}: {row.name}" + (f" [{row.unit}]" if row.unit else "").replace("[", "\\["),
+            f"{row.name}, {row.unit}" if row.unit else row.name,
             str(row.num_simulated),
             str(row.num_real),
             _text(row.simulated),
@@ -115,12 +126,17 @@ def ring_table(simulated: Samples, real: Samples) -> Table:
     """Per LiDAR ring and side: its share of all returns, of all missing returns and of the own vehicle's, in %."""
     table = Table(title="LiDAR rings, % of all", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = []
-    for name in ("ring of a return", "ring of a missing return", "ring of an own-vehicle return"):
+    kinds = {
+        "return": "ring of a return",
+        "missing": "ring of a missing return",
+        "own": "ring of an own-vehicle return",
+    }
+    for kind, name in kinds.items():
         for side, samples in (("sim", simulated), ("real", real)):
-            columns.append((f"{name.removeprefix('ring of a').strip()}, {side}", samples[name].values))
+            columns.append((f"{kind}, {side}", samples[name].values))
     table.add_column("ring", justify="right")
     for title, _ in columns:
-        table.add_column(title.removeprefix("n "), justify="right")
+        table.add_column(title, justify="right")
     counts = [np.bincount(values.astype(np.int64), minlength=NUM_BEAMS) for _, values in columns]
     for ring in range(NUM_BEAMS):
         table.add_row(str(ring), *(f"{100 * count[ring] / max(count.sum(), 1):.1f}" for count in counts))
@@ -129,7 +145,7 @@ def ring_table(simulated: Samples, real: Samples) -> Table:
 
 def write_rows(path: Path, rows: list[Row]) -> None:
     """Writes the rows as JSON, whole or not at all; a number that there is none of is null."""
-    content = [{**asdict(row), "verdict": row.verdict} for row in rows]
+    content = [asdict(row) for row in rows]
     write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
 
@@ -152,5 +168,5 @@ def _quantiles(values: Values) -> tuple[float, float, float]:
 def _text(quantiles: tuple[float, float, float]) -> str:
     if not math.isfinite(quantiles[1]):
         return "-"
-    low, middle, high = (f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" for value in quantiles)
+    low, middle, high = (f"{value:.0f}" if abs(value) >= 1000 else f"{round(value, 3):.3g}" for value in quantiles)
     return f"{middle} ({low}, {high})"

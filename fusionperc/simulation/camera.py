@@ -1,135 +1,63 @@
-"""Cameras in the world: daylight with shadows, sky, haze and reflections, shaded in numpy.
+"""Cameras in the world: a ray a pixel, more of them where the picture is jagged, developed like a photograph.
 
-One ray a pixel. Radiance is linear RGB in units in which a white surface in full noon sun is about 1; a tone curve and
-the sRGB gamma make the picture. Everything is float32: it is the slowest part of the simulator.
-
-Source: Schlick, "An inexpensive BRDF model for physically-based rendering", 1994 (Fresnel term).
+Radiance is linear RGB in units in which a white surface in full noon sun is about 1.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from fusionperc.simulation.lamps import lamps_near
+from fusionperc.simulation.lens import develop, gain, toned
+from fusionperc.simulation.planes import Float, put, taken
 from fusionperc.simulation.rig import Mount
-from fusionperc.simulation.world import NOTHING, Hits, World
+from fusionperc.simulation.shading import Seen, Shader
+from fusionperc.simulation.traffic import Actor
+from fusionperc.simulation.weather import Weather
+from fusionperc.simulation.world import World
 
-Colour = tuple[float, float, float]
-FloatArray = NDArray[np.float32]
-
-#: Start of a shadow ray above its surface, and its length.
-_SHADOW_OFFSET_M, _SHADOW_LENGTH_M = 0.02, 150.0
-#: Soft shadows have one draw a pixel; their mean over a square of this side hides the grain.
-_SMOOTHING_PX = 7
-#: Reflectance of glass and clear coat at right angles.
-_FRESNEL_ZERO = np.float32(0.05)
-_GAMMA_STEPS = 4096
-#: Grey level of the tone curve's input that the automatic exposure aims at.
-_EXPOSURE_TARGET = 0.16
-
-
-@dataclass(frozen=True)
-class Daylight:
-    """Light and air of one drive.
-
-    Attributes:
-        to_sun: unit vector towards the sun (under clouds: towards the brightest part of the sky), world frame.
-        softness: how far, relative to `to_sun`, the direction of this light scatters: 0 a sun, 1 a closed sky.
-        sun, zenith, horizon, haze: linear RGB radiance.
-        ambient: strength of the sky's light on surfaces relative to its own radiance.
-        visibility_m: range at which haze leaves 1/e of the contrast.
-        exposure: stops by which the exposure misses its target.
-        noise: standard deviation of a pixel's noise in grey levels of 255.
-    """
-
-    to_sun: tuple[float, float, float]
-    softness: float
-    sun: Colour
-    zenith: Colour
-    horizon: Colour
-    haze: Colour
-    ambient: float
-    visibility_m: float
-    exposure: float
-    noise: float
-
-    @property
-    def description(self) -> str:
-        """A few words for the scene's description."""
-        height = math.degrees(math.asin(self.to_sun[2]))
-        sky = (
-            "overcast" if self.softness > 0.5 else "low sun" if height < 18 else "noon sun" if height > 45 else "sunny"
-        )
-        return f"{sky}{', hazy' if self.visibility_m < 250 else ''}"
+#: Side of the squares over which shadows under clouds are smoothed: half its pixels are as many as `NUM_LOOKS`.
+_SMOOTHING_PX = 8
+#: Pixels whose brightness (square root of the tone curve's output) differs more than this from a neighbour's are jagged
+#: and get more rays, but at most this share of a picture; the rays' places in the pixel.
+_JAGGED_STEP, _JAGGED_SHARE = 0.07, 0.06
+_PLACES_PX = ((-0.375, -0.125), (0.125, -0.375), (0.25, 0.375))
+#: Light above this (1 is white) does not count more in a pixel's mean: edges of lamps would stay jagged.
+_MEAN_LIMIT = np.float32(6.0)
+#: A wet road's mirror image is taken at every second pixel and smoothed over (rows, columns) of those.
+_MIRROR_STEP_PX, _MIRROR_SMOOTHING_PX = 2, (15, 3)
 
 
-def sample_daylight(rng: np.random.Generator) -> Daylight:
-    """Draws a time of day and weather: sunny, overcast, low and warm sun, hazy."""
-    elevation, azimuth = math.radians(rng.uniform(9, 62)), rng.uniform(0, 2 * math.pi)
-    overcast = bool(rng.random() < 0.25)
-    dim = 0.5 + 0.5 * math.sin(elevation)
-    sun: Colour
-    zenith: Colour
-    horizon: Colour
-    if overcast:
-        sun = (0.42 * dim, 0.44 * dim, 0.46 * dim)
-        zenith, horizon = (0.46 * dim, 0.49 * dim, 0.53 * dim), (0.66 * dim, 0.68 * dim, 0.70 * dim)
-        elevation = math.radians(80)
-    else:
-        warm = max(0.0, 1 - math.degrees(elevation) / 35)
-        strength = 0.5 + 0.5 * math.sin(elevation)
-        sun = (1.3 * strength, (1.2 - 0.3 * warm) * strength, (1.08 - 0.62 * warm) * strength)
-        zenith = (0.15 * dim, 0.30 * dim, 0.64 * dim)
-        horizon = ((0.56 + 0.22 * warm) * dim, (0.64 - 0.02 * warm) * dim, (0.74 - 0.25 * warm) * dim)
-    flat = math.cos(elevation)
-    return Daylight(
-        to_sun=(flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation)),
-        softness=0.9 if overcast else 0.0,
-        sun=sun,
-        zenith=zenith,
-        horizon=horizon,
-        haze=(horizon[0] * 0.9, horizon[1] * 0.92, horizon[2] * 0.95),
-        ambient=0.45,
-        visibility_m=float(rng.choice([200.0, 500.0, 900.0, 1500.0])),
-        exposure=float(rng.uniform(-0.3, 0.3)),
-        noise=float(rng.uniform(0.8, 2.2)),
-    )
+@lru_cache(maxsize=8)
+def _pixel_planes(width: int, height: int) -> Float:
+    u, v = np.meshgrid(np.arange(width, dtype=np.float32) + 0.5, np.arange(height, dtype=np.float32) + 0.5)
+    return np.asarray(np.stack([u.ravel(), v.ravel()]), dtype=np.float32)
 
 
-@lru_cache(maxsize=16)
-def _pixel_rays(
-    focal_x: float, focal_y: float, center_x: float, center_y: float, width: int, height: int
-) -> FloatArray:
-    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    rays = np.stack([(u - center_x) / focal_x, (v - center_y) / focal_y, np.ones_like(u)], axis=-1).reshape(-1, 3)
-    unit: FloatArray = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).astype(np.float32)
-    return unit
+def pixel_rays(mount: Mount, width_px: int, height_px: int) -> Float:
+    """(3, height * width) unit vectors through the pixels' centres, row by row, in the camera's frame."""
+    return _rays_through(mount, _pixel_planes(width_px, height_px), (width_px, height_px))
 
 
-def pixel_rays(mount: Mount, width_px: int, height_px: int) -> FloatArray:
-    """(height * width, 3) unit vectors through the pixels' centres, row by row, in the camera's frame."""
-    matrix = mount.intrinsics(width_px, height_px)
-    return _pixel_rays(matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2], width_px, height_px)
-
-
-@lru_cache(maxsize=16)
-def _vignette(width: int, height: int) -> FloatArray:
-    """(height * width, 1) fall-off of a lens towards the corners."""
-    u, v = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height) * height / width)
-    falloff: FloatArray = (1 - 0.16 * (u * u + v * v)).reshape(-1, 1).astype(np.float32)
-    return falloff
+def _rays_through(mount: Mount, pixels: Float, size_px: tuple[int, int]) -> Float:
+    """(3, R) unit vectors through points (2, R) of the picture."""
+    matrix = mount.intrinsics(*size_px).astype(np.float32)
+    x = (pixels[0] - matrix[0, 2]) / matrix[0, 0]
+    y = (pixels[1] - matrix[1, 2]) / matrix[1, 1]
+    scale = 1 / np.sqrt(x * x + y * y + 1)
+    return np.stack([x * scale, y * scale, scale])
 
 
 def picture(
     world: World,
     mount: Mount,
-    world_T_camera: NDArray[np.float64],
-    daylight: Daylight,
+    world_T_ego: NDArray[np.float64],
+    weather: Weather,
+    actors: list[Actor],
     size_px: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -138,8 +66,9 @@ def picture(
     Args:
         world: what is seen, its actors already placed.
         mount: the camera.
-        world_T_camera: (4, 4) its pose (x right, y down, z forward).
-        daylight: light and air.
+        world_T_ego: (4, 4) pose of the ego vehicle.
+        weather: light and air.
+        actors: those the world was given, for their lamps and the shade under them.
         size_px: width, height.
         rng: draws the noise.
 
@@ -147,142 +76,119 @@ def picture(
         (height, width, 3) sRGB picture and (height, width) `Hits.instance` of each pixel.
     """
     width, height = size_px
-    directions = pixel_rays(mount, width, height) @ world_T_camera[:3, :3].T.astype(np.float32)
-    hits = world.cast(world_T_camera[:3, 3], directions)
-    light = radiance(world, world_T_camera[:3, 3], directions, hits, daylight, size_px, rng)
-    light *= _vignette(width, height)
-    pixels = _developed(light, daylight, rng)
-    return pixels.reshape(height, width, 3), hits.instance.reshape(height, width)
+    world_T_camera = world_T_ego @ mount.ego_T_sensor
+    turn, origin = world_T_camera[:3, :3].astype(np.float32), world_T_camera[:3, 3]
+    lamps = []
+    if weather.lamps_on and weather.sun[1] < 0.1:
+        lamps = lamps_near(origin, world_T_ego, actors, world.town.poles, world.town.terrain)
+    spread_rad = 1.0 / float(mount.intrinsics(*size_px)[0, 0])
+    shader = Shader(world, weather, origin, actors, lamps, spread_rad)
+    may_meet = _covered(actors, mount, world_T_camera, size_px)
+    seen = shader.see(turn @ pixel_rays(mount, width, height), may_meet=may_meet)
+    sunlit = _sunlit(shader, seen, weather, size_px)
+    mirrored = _mirror_image(shader, seen, size_px) if weather.wetness > 0 else None
+    light = shader.light(seen, sunlit, mirrored)
+    exposure = np.float32(gain(light, weather))
+    light *= exposure
+    # A pixel's rays follow each other: near rays are quicker together.
+    jagged = _jagged(light, size_px)
+    rays = np.repeat(jagged, len(_PLACES_PX))
+    pixels = taken(_pixel_planes(*size_px), rays) + np.tile(np.array(_PLACES_PX, np.float32).T, len(jagged))
+    more = shader.see(turn @ _rays_through(mount, pixels, size_px), may_meet=may_meet[rays])
+    share = sunlit[rays] if weather.softness > 0 else shader.sunlit(more, more.is_solid)
+    finer = shader.light(more, share, None if mirrored is None else taken(mirrored, rays))
+    finer = np.minimum(finer * exposure, _MEAN_LIMIT).reshape(3, -1, len(_PLACES_PX)).sum(2)
+    put(light, jagged, (np.minimum(taken(light, jagged), _MEAN_LIMIT) + finer) / np.float32(1 + len(_PLACES_PX)))
+    if mount.channel == "CAM_BACK":
+        _add_own_body(light.reshape(3, height, width))
+    return develop(light, weather, size_px, rng), seen.hits.instance.reshape(height, width)
 
 
-def radiance(
-    world: World,
-    origin_m: NDArray[np.float64],
-    directions: FloatArray,
-    hits: Hits,
-    daylight: Daylight,
-    size_px: tuple[int, int],
-    rng: np.random.Generator,
-) -> FloatArray:
-    """(height * width, 3) linear RGB along the rays of a picture, row by row."""
-    to_sun = np.array(daylight.to_sun, dtype=np.float32)
-    solid = np.flatnonzero(hits.instance != NOTHING)
-    light = np.empty((len(directions), 3), dtype=np.float32)
-    empty = np.flatnonzero(hits.instance == NOTHING)
-    light[empty] = sky(directions[empty], daylight)
-    if len(solid) == 0:
-        return light
-    view, normal, albedo = directions[solid], hits.normal[solid], hits.albedo[solid]
-    distance, gloss = hits.distance_m[solid], hits.gloss[solid]
-
-    facing_sun = normal @ to_sun
-    lit = np.flatnonzero(facing_sun > 0)
-    points = view[lit] * distance[lit, None] + origin_m.astype(np.float32) + normal[lit] * np.float32(_SHADOW_OFFSET_M)
-    towards = _shadow_directions(to_sun, daylight.softness, len(lit), rng)
-    in_sun = np.zeros(len(solid), dtype=np.float32)
-    in_sun[lit] = ~world.occluded(points, towards, _SHADOW_LENGTH_M)
-    if daylight.softness > 0:
-        in_sun[lit] = _smoothed(in_sun[lit], solid[lit], size_px)
-
-    sun = np.array(daylight.sun, dtype=np.float32)
-    surface = (in_sun * np.maximum(facing_sun, 0))[:, None] * sun
-    surface += _ambient(normal[:, 2], daylight)
-    surface *= albedo
-    shiny = np.flatnonzero(gloss > 0.05)
-    if len(shiny):
-        surface[shiny] += _reflections(view[shiny], normal[shiny], gloss[shiny], in_sun[shiny], to_sun, daylight)
-    clear = np.exp(distance * np.float32(-1 / daylight.visibility_m))[:, None]
-    haze = np.array(daylight.haze, dtype=np.float32)
-    light[solid] = haze + (surface - haze) * clear
-    return light
+def _add_own_body(planes: Float) -> None:
+    """The ego vehicle's own boot lid at the lower edge, mirroring what is above the horizon."""
+    _, height, width = planes.shape
+    v, u = np.mgrid[0:height, 0:width].astype(np.float32)[:, int(0.93 * height) :]
+    edge = (np.float32(0.957) + np.float32(0.045) * (u / width * 2 - 1) ** 2) * height
+    cover = np.clip(v - edge, 0, 1)
+    sky = planes[:, : height // 3].mean((1, 2))[:, None, None]
+    paint = sky * (np.float32(0.20) + np.float32(0.25) * np.exp(-(v - edge) / np.float32(0.012 * height)))
+    lower = planes[:, int(0.93 * height) :]
+    lower += (paint - lower) * cover
 
 
-def _shadow_directions(to_sun: FloatArray, softness: float, count: int, rng: np.random.Generator) -> FloatArray:
-    """(count, 3) where shadow rays go: to the sun, or scattered over the sky around it, one draw a pixel."""
-    if softness == 0:
-        return np.broadcast_to(to_sun, (count, 3))
-    towards = to_sun + np.float32(softness) * rng.standard_normal((count, 3), dtype=np.float32)
-    towards[:, 2] = np.abs(towards[:, 2]) + np.float32(0.05)
-    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
-    return np.asarray(towards, dtype=np.float32)
-
-
-def _smoothed(values: FloatArray, pixels: NDArray[np.int64], size_px: tuple[int, int]) -> FloatArray:
-    """Mean of `values` (P,) at flat `pixels` over each one's neighbourhood, among these pixels only."""
+def _covered(
+    actors: list[Actor], mount: Mount, world_T_camera: NDArray[np.float64], size_px: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """(P,) pixels inside the rectangle around some actor's box, a little enlarged."""
     width, height = size_px
-    given = np.zeros((2, height, width), dtype=np.float32)
-    given.reshape(2, -1)[:, pixels] = values, np.ones_like(values)
-    total, count = (uniform_filter(layer, _SMOOTHING_PX) for layer in given)
-    return np.asarray((total / np.maximum(count, np.float32(1e-6))).reshape(-1)[pixels], dtype=np.float32)
+    covered = np.zeros((height, width), dtype=bool)
+    if not actors:
+        return covered.ravel()
+    centers = np.array([actor.center_m for actor in actors])
+    # A cube around the box serves whatever the heading, slope and stride.
+    half = np.array([np.linalg.norm(actor.size_lwh_m) for actor in actors]) / 2 + 0.3
+    signs = np.stack(np.meshgrid(*[(-1, 1)] * 3), axis=-1).reshape(8, 3)
+    camera_R_world = world_T_camera[:3, :3].T
+    middle = (centers - world_T_camera[:3, 3]) @ camera_R_world.T
+    corners = middle[:, None] + half[:, None, None] * signs
+    depth = np.maximum(corners[..., 2], 0.05)
+    matrix = mount.intrinsics(*size_px)
+    u, v = (corners[..., axis] / depth * matrix[axis, axis] + matrix[axis, 2] for axis in (0, 1))
+    low = np.maximum(np.stack([u.min(1), v.min(1)], 1) - 2, 0)
+    high = np.minimum(np.stack([u.max(1), v.max(1)], 1) + 2, size_px)
+    for (u0, v0), (u1, v1) in zip(low[middle[:, 2] > -half], high[middle[:, 2] > -half], strict=True):
+        if u0 < u1 and v0 < v1:
+            covered[int(v0) : int(v1) + 1, int(u0) : int(u1) + 1] = True
+    return covered.ravel()
 
 
-def _ambient(normal_z: FloatArray, daylight: Daylight) -> FloatArray:
-    """(R, 3) light from the sky's half above and, weaker, from the ground below."""
-    above = (np.array(daylight.zenith) * 0.6 + np.array(daylight.horizon) * 0.4) * daylight.ambient
-    below = (np.array(daylight.sun) * daylight.to_sun[2] * 0.12 + np.array(daylight.horizon) * 0.15) * daylight.ambient
-    up = (np.float32(0.5) + np.float32(0.5) * normal_z)[:, None]
-    return up * (above - below).astype(np.float32) + below.astype(np.float32)
+def _jagged(light: Float, size_px: tuple[int, int]) -> NDArray[np.int64]:
+    """Flat indices of the pixels that differ most from the one beside or below them, or those from them."""
+    width, height = size_px
+    tone = np.sqrt(toned(light.mean(0))).reshape(height, width)
+    step = np.zeros_like(tone)
+    across, down = np.abs(np.diff(tone, axis=1)), np.abs(np.diff(tone, axis=0))
+    for part, change in ((step[:, 1:], across), (step[:, :-1], across), (step[1:], down), (step[:-1], down)):
+        np.maximum(part, change, out=part)
+    count = int(_JAGGED_SHARE * step.size)
+    limit = max(float(np.partition(step.ravel(), -count)[-count]), _JAGGED_STEP)
+    return np.flatnonzero(step.ravel() > limit)
 
 
-def _reflections(
-    view: FloatArray, normal: FloatArray, gloss: FloatArray, in_sun: FloatArray, to_sun: FloatArray, daylight: Daylight
-) -> FloatArray:
-    """(R, 3) mirrored sky and the sun's glint; near the horizon, where objects would be mirrored, it is darker."""
-    cos = -(view * normal).sum(1)
-    mirrored = view + (2 * cos)[:, None] * normal
-    fresnel = _FRESNEL_ZERO + (1 - _FRESNEL_ZERO) * _fifth_power(1 - np.clip(cos, 0, 1))
-    seen = sky(mirrored, daylight, has_disc=False)
-    seen *= np.clip(0.25 + 3 * mirrored[:, 2:], 0.12, 1).astype(np.float32)
-    glint = np.clip(mirrored @ to_sun, 0, 1) ** 180 * np.float32(14.0 * (1 - daylight.softness)) * in_sun
-    seen += glint[:, None] * np.array(daylight.sun, dtype=np.float32)
-    seen *= (gloss * fresnel)[:, None]
-    return seen
+def _sunlit(shader: Shader, seen: Seen, weather: Weather, size_px: tuple[int, int]) -> Float:
+    """(P,) share of the sun's light on every pixel: asked at every second one, like the black squares of a chessboard.
+
+    Under a sun the other pixels take their neighbours' answer where all agree. Under clouds every square of
+    `_SMOOTHING_PX` looks into all directions once, so that its mean has no grain.
+    """
+    width, height = size_px
+    rows, cols = np.ogrid[:height, :width]
+    asked = (rows + cols) % 2 == 0
+    if weather.softness > 0:
+        look = (rows % _SMOOTHING_PX * _SMOOTHING_PX + cols % _SMOOTHING_PX) // 2
+        share = shader.sunlit(seen, asked.ravel(), look.ravel()).reshape(height, width)
+        asked &= seen.is_solid.reshape(height, width)
+        count = uniform_filter(asked.astype(np.float32), _SMOOTHING_PX)
+        total = uniform_filter(share * asked, _SMOOTHING_PX)
+        return np.asarray(total / np.maximum(count, np.float32(1e-6)), dtype=np.float32).ravel()
+    share = shader.sunlit(seen, asked.ravel()).reshape(height, width)
+    around = np.pad(share, 1, mode="reflect")
+    beside = np.stack([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
+    low, high = beside.min(0), beside.max(0)
+    again = ~asked & (low != high)
+    share = np.where(asked, share, low)
+    share[again] = shader.sunlit(seen, again.ravel()).reshape(height, width)[again]
+    return share.ravel()
 
 
-def _fifth_power(value: FloatArray) -> FloatArray:
-    """Products are ten times faster than numpy's power."""
-    square = value * value
-    return square * square * value
-
-
-def sky(directions: FloatArray, daylight: Daylight, *, has_disc: bool = True) -> FloatArray:
-    """(R, 3) radiance of the sky: bright at and below the horizon, a glow around the sun and, if wanted, its disc."""
-    zenith, horizon = np.array(daylight.zenith, np.float32), np.array(daylight.horizon, np.float32)
-    up = np.clip(directions[:, 2:], 0, 1)
-    left = (1 - up) ** 2
-    light = zenith + (horizon - zenith) * (left * left)
-    towards_sun = directions @ np.array(daylight.to_sun, dtype=np.float32)
-    near_sun = np.flatnonzero(towards_sun > 0.75)
-    if daylight.softness == 0 and len(near_sun):
-        cos = towards_sun[near_sun]
-        glow = cos**24 * np.float32(0.25)
-        if has_disc:
-            glow += np.where(cos > 0.9993, np.float32(6.0), np.float32(0))
-        light[near_sun] += glow[:, None] * np.array(daylight.sun, dtype=np.float32)
-    return np.asarray(light, dtype=np.float32)
-
-
-@lru_cache(maxsize=1)
-def _gamma_table() -> NDArray[np.int16]:
-    """sRGB code value of the tone curve's output in steps of 1 / `_GAMMA_STEPS`."""
-    linear = np.arange(_GAMMA_STEPS + 1) / _GAMMA_STEPS
-    code = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    table: NDArray[np.int16] = np.rint(code * 255).astype(np.int16)
-    return table
-
-
-def _developed(light: FloatArray, daylight: Daylight, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(R, 3) sRGB bytes: automatic exposure, tone curve, gamma, noise."""
-    # The geometric mean ignores the sun's disc and a bright sky better than the mean does.
-    brightness = float(np.exp(np.log(light[::17].mean(1) + 1e-3).mean()))
-    gain = min(max(_EXPOSURE_TARGET / brightness, 0.5), 4.0) * 2.0**daylight.exposure
-    exposed = light * np.float32(gain)
-    # Linear in the shadows, rolling off towards white.
-    exposed /= np.float32(0.55) + exposed * np.float32(0.55)
-    np.clip(exposed * np.float32(_GAMMA_STEPS), 0, _GAMMA_STEPS, out=exposed)
-    code = _gamma_table()[exposed.astype(np.int16)]
-    # A pool of noise read from a random place looks the same and costs a tenth of fresh draws.
-    pool = np.rint(rng.standard_normal(1 << 16, dtype=np.float32) * np.float32(daylight.noise)).astype(np.int16)
-    start = int(rng.integers(len(pool)))
-    code += np.resize(np.roll(pool, start), code.size).reshape(code.shape)
-    return np.clip(code, 0, 255).astype(np.uint8)
+def _mirror_image(shader: Shader, seen: Seen, size_px: tuple[int, int]) -> Float:
+    """(3, P) what the wet ground mirrors at every pixel: smeared upright, as rough water does."""
+    width, height = size_px
+    step = _MIRROR_STEP_PX
+    is_ground = seen.is_ground.reshape(height, width)[::step, ::step]
+    rows, cols = np.nonzero(is_ground)
+    image = np.zeros((3, *is_ground.shape), dtype=np.float32)
+    image[:, rows, cols] = np.minimum(shader.mirror_image(seen, rows * step * width + cols * step), _MEAN_LIMIT)
+    weight = np.maximum(uniform_filter(is_ground.astype(np.float32), _MIRROR_SMOOTHING_PX), np.float32(1e-3))
+    smeared = np.stack([uniform_filter(plane, _MIRROR_SMOOTHING_PX) / weight for plane in image])
+    return np.ascontiguousarray(smeared.repeat(step, 1).repeat(step, 2)[:, :height, :width]).reshape(3, -1)

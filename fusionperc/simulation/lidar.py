@@ -43,7 +43,7 @@ NUM_SECTORS = 5
 _FIRST_AZIMUTH_RAD = np.radians(179.75)
 _FIRING_S = 1.152e-6
 #: Signal of a white wall met at right angles at 100 m, in units at which 63 % of pulses come back.
-_SIGNAL_GAIN = 8.0
+_SIGNAL_GAIN = 4.5
 _INTENSITY_GAIN = 92.0
 #: From this reflectivity on, a surface throws the light back to where it came from (signs, licence plates).
 _RETROREFLECTIVE = 0.9
@@ -132,7 +132,7 @@ def scan(
     on_roof = np.isfinite(roof_m)
     distance = np.where(on_roof, roof_m, distance)
     returned = np.where(on_roof, luck < 0.9, returned)
-    value = np.where(on_roof, np.rint(3 + 12 * flicker * flicker), value)
+    value = np.where(on_roof, np.rint(2 + 45 * flicker**4), value)
 
     measured = np.rint((distance + noise_m) / np.float32(RANGE_STEP_M)) * np.float32(RANGE_STEP_M)
     places = origins + directions * np.where(returned, measured, np.float32(0))[:, None]

@@ -1,8 +1,5 @@
-"""Street networks: a perturbed grid of curved streets, turned by SUMO's `netconvert` into lanes, junctions, traffic
-lights, sidewalks and crossings.
-
-Every street carries, from its kerb inwards, a sidewalk, on most streets a strip for parking (a lane nobody may drive
-on), and one or two driving lanes a direction.
+"""Street networks: plans of `streets`, turned by SUMO's `netconvert` into lanes, junctions, traffic lights, sidewalks
+and crossings; and the ways through them.
 
 Source: Lopez et al., "Microscopic Traffic Simulation using SUMO", ITSC 2018.
 """
@@ -18,16 +15,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-LaneKind = Literal["sidewalk", "parking", "driving"]
+from fusionperc.simulation.streets import COMFORTABLE_LATERAL_MPS2, ISLAND_KEY, MARGIN_M, write_plan
 
-SIDEWALK_WIDTH_M = 2.8
-PARKING_WIDTH_M = 3.0
-DRIVING_WIDTH_M = 3.4
-#: Ground between the outermost streets and the map's border.
-MARGIN_M = 70.0
-_SIZE_NODES = 4
-_SPACING_M = 88.0
-_JITTER_M = 11.0
+NETWORK_FILE = "town.net.xml"
+
+LaneKind = Literal["sidewalk", "parking", "driving"]
+Turn = Literal["left", "right", "straight"]
+
+#: SUMO's letters for the direction of a connection; partial turns are turns from this angle on.
+_TURNS: dict[str, Turn] = {"l": "left", "r": "right", "s": "straight", "t": "left", "L": "left", "R": "right"}
+_TURN_RAD = 0.6
+#: SUMO's letters for the right of way of a connection: minor, equal, stop, all-way stop.
+_GIVES_WAY = ("m", "=", "s", "w")
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,26 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A way over a junction.
+
+    Attributes:
+        lane, next_lane: the lanes it joins, counted from the kerb of its edge and of the next one.
+        next_edge: name of the edge it leads to.
+        turn: by the change of heading.
+        path_m: its centre line (N, 2).
+        gives_way: whether those who take it must yield or stop for others.
+    """
+
+    lane: int
+    next_edge: str
+    next_lane: int
+    turn: Turn
+    path_m: NDArray[np.float64]
+    gives_way: bool
+
+
+@dataclass(frozen=True)
 class Network:
     """A street network as SUMO built it.
 
@@ -60,20 +79,28 @@ class Network:
         file: the `.net.xml`.
         size_m: side lengths of the map; all streets lie within [MARGIN_M, size - MARGIN_M] roughly.
         edges: by name.
-        successors: edges a vehicle may drive on to.
+        links: the ways a vehicle may take from the end of an edge, by the edge's name.
         junctions, walking_areas: outlines (N, 2).
         crossings: centre lines (N, 2) and widths.
-        signalled: corner points of approaches with a traffic light.
+        signalled: names of edges that end at a traffic light.
+        islands: circles that roundabouts go around: x, y, radius.
+        ring_edges: names of the roundabouts' edges.
     """
 
     file: Path
     size_m: tuple[float, float]
     edges: dict[str, Edge]
-    successors: dict[str, tuple[str, ...]]
+    links: dict[str, tuple[Link, ...]]
     junctions: tuple[NDArray[np.float64], ...]
     walking_areas: tuple[NDArray[np.float64], ...]
     crossings: tuple[tuple[NDArray[np.float64], float], ...]
     signalled: tuple[str, ...]
+    islands: tuple[tuple[float, float, float], ...]
+    ring_edges: tuple[str, ...]
+
+    def successors(self, edge: str) -> list[str]:
+        """Names of the edges a vehicle may drive on to, sorted."""
+        return sorted({link.next_edge for link in self.links[edge]})
 
 
 def run_sumo_tool(name: str, arguments: list[str], folder: Path) -> None:
@@ -97,100 +124,16 @@ def run_sumo_tool(name: str, arguments: list[str], folder: Path) -> None:
 
 def build_network(seed: int, folder: Path) -> Network:
     """Lays out the streets of town `seed` and lets `netconvert` build the network inside `folder`."""
-    rng = np.random.default_rng((seed, 11))
-    nodes = _node_positions(rng)
-    streets = _streets(rng)
-    _write_nodes(folder / "town.nod.xml", nodes, rng)
-    _write_edges(folder / "town.edg.xml", nodes, streets, rng)
+    write_plan(seed, folder)
     arguments = [
-        "--node-files", "town.nod.xml", "--edge-files", "town.edg.xml", "--output-file", "town.net.xml",
-        "--crossings.guess", "--walkingareas", "--no-turnarounds", "--offset.disable-normalization",
-        "--default.junctions.radius", "7", "--junctions.corner-detail", "8", "--junctions.internal-link-detail", "12",
-        "--junctions.limit-turn-speed", "3.2", "--tls.cycle.time", "44", "--seed", str(seed), "--no-warnings",
+        "--node-files", "town.nod.xml", "--edge-files", "town.edg.xml", "--output-file", NETWORK_FILE,
+        "--crossings.guess", "--crossings.guess.speed-threshold", "16", "--walkingareas", "--no-turnarounds",
+        "--offset.disable-normalization", "--junctions.corner-detail", "8", "--junctions.internal-link-detail", "12",
+        "--junctions.limit-turn-speed", str(COMFORTABLE_LATERAL_MPS2), "--tls.cycle.time", "50", "--seed", str(seed),
+        "--no-warnings",
     ]  # fmt: skip
     run_sumo_tool("netconvert", arguments, folder)
-    return read_network(folder / "town.net.xml")
-
-
-def _node_positions(rng: np.random.Generator) -> dict[tuple[int, int], NDArray[np.float64]]:
-    jitter = rng.uniform(-_JITTER_M, _JITTER_M, (_SIZE_NODES, _SIZE_NODES, 2))
-    return {
-        (i, j): np.array([i, j]) * _SPACING_M + MARGIN_M + _JITTER_M + jitter[i, j]
-        for i in range(_SIZE_NODES)
-        for j in range(_SIZE_NODES)
-    }
-
-
-def _streets(rng: np.random.Generator) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The grid's streets less a few interior ones; every junction keeps at least three arms where it had them."""
-    last = _SIZE_NODES - 1
-    streets = [((i, j), (i + 1, j)) for i in range(last) for j in range(_SIZE_NODES)]
-    streets += [((i, j), (i, j + 1)) for i in range(_SIZE_NODES) for j in range(last)]
-    degree: dict[tuple[int, int], int] = {}
-    for a, b in streets:
-        degree[a] = degree.get(a, 0) + 1
-        degree[b] = degree.get(b, 0) + 1
-    for index in rng.permutation(len(streets))[:5]:
-        a, b = streets[index]
-        if degree[a] > 3 and degree[b] > 3:
-            degree[a] -= 1
-            degree[b] -= 1
-            streets[index] = (a, a)
-    return [street for street in streets if street[0] != street[1]]
-
-
-def _write_nodes(path: Path, nodes: dict[tuple[int, int], NDArray[np.float64]], rng: np.random.Generator) -> None:
-    lines = ["<nodes>"]
-    for (i, j), (x, y) in nodes.items():
-        inner = 0 < i < _SIZE_NODES - 1 and 0 < j < _SIZE_NODES - 1
-        kind = "traffic_light" if rng.random() < (0.6 if inner else 0.25) else "priority"
-        lines.append(f'<node id="n{i}_{j}" x="{x:.2f}" y="{y:.2f}" type="{kind}"/>')
-    path.write_text("\n".join([*lines, "</nodes>"]))
-
-
-def _write_edges(
-    path: Path,
-    nodes: dict[tuple[int, int], NDArray[np.float64]],
-    streets: list[tuple[tuple[int, int], tuple[int, int]]],
-    rng: np.random.Generator,
-) -> None:
-    wide = {(axis, int(rng.integers(_SIZE_NODES))) for axis in (0, 1)}
-    lines = ["<edges>"]
-    for a, b in streets:
-        axis = 0 if a[1] == b[1] else 1
-        is_main = (axis, a[1] if axis == 0 else a[0]) in wide
-        has_parking = bool(rng.random() < 0.85)
-        speed = 13.9 if is_main else float(rng.choice([9.7, 11.1, 12.5]))
-        points = _curve(nodes[a], nodes[b], bulge_m=float(rng.uniform(-9, 9)))
-        widths = [("pedestrian", SIDEWALK_WIDTH_M)]
-        widths += [("", PARKING_WIDTH_M)] if has_parking else []
-        lanes = "".join(
-            f'<lane index="{index}" width="{width}" '
-            + (f'allow="{allow}" speed="{1.6 if allow else 0.1}"/>' if allow else 'disallow="all"/>')
-            for index, (allow, width) in enumerate(widths)
-        )
-        driving = 2 if is_main else 1
-        lanes += "".join(
-            f'<lane index="{len(widths) + k}" width="{DRIVING_WIDTH_M}" disallow="pedestrian"/>' for k in range(driving)
-        )
-        for start, end, shape in ((a, b, points), (b, a, points[::-1])):
-            text = " ".join(f"{x:.2f},{y:.2f}" for x, y in shape)
-            name = f"e{start[0]}{start[1]}_{end[0]}{end[1]}"
-            lines.append(
-                f'<edge id="{name}" from="n{start[0]}_{start[1]}" to="n{end[0]}_{end[1]}"'
-                f' priority="{3 if is_main else 1}"'
-                f' numLanes="{len(widths) + driving}" speed="{speed}" shape="{text}" spreadType="right">{lanes}</edge>'
-            )
-    path.write_text("\n".join([*lines, "</edges>"]))
-
-
-def _curve(a: NDArray[np.float64], b: NDArray[np.float64], bulge_m: float) -> NDArray[np.float64]:
-    """(9, 2) points of a parabola from a to b that leaves the straight line by `bulge_m` in the middle."""
-    t = np.linspace(0, 1, 9)[:, None]
-    along = b - a
-    left = np.array([-along[1], along[0]]) / np.hypot(*along)
-    points: NDArray[np.float64] = a + along * t + left * bulge_m * 4 * t * (1 - t)
-    return points
+    return read_network(folder / NETWORK_FILE)
 
 
 def _points(text: str) -> NDArray[np.float64]:
@@ -220,26 +163,67 @@ def read_network(path: Path) -> Network:
                 Lane(_lane_kind(lane), _points(lane.attrib["shape"]), float(lane.get("width", "3.2"))) for lane in lanes
             )
             edges[element.attrib["id"]] = Edge(element.attrib["id"], parts, float(lanes[-1].attrib["length"]))
-    successors: dict[str, set[str]] = {name: set() for name in edges}
-    signalled = set()
-    for link in root.iter("connection"):
-        source, target = link.attrib["from"], link.attrib["to"]
-        if source in edges and target in edges and edges[source].lanes[int(link.attrib["fromLane"])].kind == "driving":
-            successors[source].add(target)
-            if link.get("tl"):
-                signalled.add(source)
     junctions = [_points(j.attrib["shape"]) for j in root.iter("junction") if j.get("type") != "internal"]
-    extent = _SPACING_M * (_SIZE_NODES - 1) + 2 * (MARGIN_M + _JITTER_M)
+    corners = np.concatenate([lane.shape_m for edge in edges.values() for lane in edge.lanes])
+    east, north = np.ceil(corners.max(axis=0) + MARGIN_M)
+    rings = {
+        e.attrib["id"]: p.attrib["value"]
+        for e in root.iter("edge")
+        for p in e.iter("param")
+        if p.get("key") == ISLAND_KEY
+    }
+    connections = [link for link in root.iter("connection") if link.get("to") in edges]
     return Network(
         file=path,
-        size_m=(extent, extent),
+        size_m=(float(east), float(north)),
         edges=edges,
-        successors={name: tuple(sorted(targets)) for name, targets in successors.items()},
+        links=_read_links(root, edges),
         junctions=tuple(shape for shape in junctions if len(shape) >= 3),
         walking_areas=tuple(walking),
         crossings=tuple(crossings),
-        signalled=tuple(sorted(signalled)),
+        signalled=tuple(sorted({link.attrib["from"] for link in connections if link.get("tl")})),
+        islands=tuple(
+            (float(x), float(y), float(r)) for x, y, r in (text.split() for text in sorted({*rings.values()}))
+        ),
+        ring_edges=tuple(sorted(rings)),
     )
+
+
+def _read_links(root: ElementTree.Element, edges: dict[str, Edge]) -> dict[str, tuple[Link, ...]]:
+    """Ways over junctions between driving lanes; a way may consist of several of SUMO's internal lanes."""
+    inner = {
+        lane.attrib["id"]: _points(lane.attrib["shape"])
+        for edge in root.iter("edge")
+        if edge.get("function") == "internal"
+        for lane in edge.findall("lane")
+    }
+    onwards = {
+        f"{c.attrib['from']}_{c.attrib['fromLane']}": c.get("via")
+        for c in root.iter("connection")
+        if c.attrib["from"].startswith(":")
+    }
+    links: dict[str, list[Link]] = {name: [] for name in edges}
+    for connection in root.iter("connection"):
+        source, target = connection.attrib["from"], connection.attrib["to"]
+        lane, next_lane = int(connection.attrib["fromLane"]), int(connection.attrib["toLane"])
+        if source not in edges or target not in edges or edges[source].lanes[lane].kind != "driving":
+            continue
+        parts = []
+        via = connection.get("via")
+        while via is not None:
+            parts.append(inner[via])
+            via = onwards.get(via)
+        path = np.concatenate(parts) if parts else np.zeros((0, 2))
+        turn = _turn(connection.attrib["dir"], edges[source].lanes[lane], edges[target].lanes[next_lane])
+        links[source].append(Link(lane, target, next_lane, turn, path, connection.attrib["state"] in _GIVES_WAY))
+    return {name: tuple(ways) for name, ways in links.items()}
+
+
+def _turn(direction: str, lane: Lane, next_lane: Lane) -> Turn:
+    """SUMO's direction, except that slight bends go straight on."""
+    before, after = lane.shape_m[-1] - lane.shape_m[-2], next_lane.shape_m[1] - next_lane.shape_m[0]
+    cross, dot = before[0] * after[1] - before[1] * after[0], float(before @ after)
+    return _TURNS[direction] if abs(np.arctan2(cross, dot)) > _TURN_RAD else "straight"
 
 
 def offset_line(shape_m: NDArray[np.float64], left_m: float) -> NDArray[np.float64]:

@@ -47,6 +47,8 @@ _LEAD_US = 540_000
 _CAMERA_SWEEPS_PER_KEY_FRAME = 6
 _SECTOR_US = round(lidar.PERIOD_S * 1e6) // lidar.NUM_SECTORS
 _TRAFFIC_ATTEMPTS = 5
+#: A compact drive keeps every second sweep, the key frames' among them.
+_COMPACT_LIDAR_STEP = 2
 #: 2026-01-01 00:00 UTC: drives are an hour apart from here on.
 _FIRST_START_US = 1_767_225_600_000_000
 
@@ -67,7 +69,8 @@ class DriveSpec:
         lidar_azimuths: columns of a LiDAR sweep.
         camera_sweeps: whether cameras also take pictures between key frames, at 12 Hz.
         is_labelled: whether its objects are annotated.
-        compact: whether LiDAR files leave out the firings that had no echo, and pictures are compressed further.
+        compact: whether there are LiDAR sweeps at 10 Hz only, without the firings that had no echo, and pictures are
+            compressed further.
         weather: of the drive; None draws it.
     """
 
@@ -111,7 +114,7 @@ def record_drive(spec: DriveSpec, root: Path, on_key_frame: Callable[[], None]) 
     recorder = _Recorder(spec, drive, root)
     map_token = write_maps(recorder.writer, drive.town)
     recorder.run(on_key_frame)
-    recorder.writer.finish(recorder.daylight.description, map_token)
+    recorder.writer.finish(recorder.weather.description, map_token)
 
 
 def _traffic(spec: DriveSpec, folder: Path) -> TrafficDrive:
@@ -148,7 +151,6 @@ class _Recorder:
         self.name = DriveName(spec.set_name, spec.name, f"simulated-town-{spec.town_seed:04d}", spec.start_us)
         self.rig: Rig = draw_rig(self._rng("rig", 0))
         self.writer = DriveWriter(root, self.name, self.size_px, self.rig)
-        self.daylight = camera.sample_daylight(self._rng("daylight", 0))
         rng = self._rng("weather", 0)
         self.weather = make_weather(spec.weather, rng) if spec.weather else sample_weather(rng)
         self.last_us = (spec.num_key_frames - 1) * KEY_FRAME_PERIOD_US
@@ -167,7 +169,8 @@ class _Recorder:
         for sweep in sweeps:
             time_us = sweep * LIDAR_PERIOD_US
             frame = key_frames.get(time_us)
-            self._lidar(time_us, frame)
+            if sweep % (_COMPACT_LIDAR_STEP if self.spec.compact else 1) == 0:
+                self._lidar(time_us, frame)
             actors = self._place_actors(time_us)
             self._radars(time_us, actors, key_frames)
             if frame is not None:
@@ -259,11 +262,11 @@ class _Recorder:
         records = radar.scan(self.world, actors, world_T_radar, velocity, rng, actor_delay_s=delay_s)
         if frame is not None and np.isfinite(records["x"]).all():
             xyz = np.stack([records["x"], records["y"], records["z"]], axis=1)
-            _, clear = count_points(xyz, world_T_radar, frame.actors)
-            if clear.any():
-                records, xyz = records[clear], xyz[clear]
-            counted, _ = count_points(xyz[radar.passes_devkit_filter(records)], world_T_radar, frame.actors)
+            # As in nuScenes, points of all radars count, whatever their validity.
+            counted, clear = count_points(xyz, world_T_radar, frame.actors)
             frame.num_radar_pts = frame.num_radar_pts + counted
+            if clear.any():
+                records = records[clear]
         self.writer.add_sensor(
             channel, self.spec.start_us + scan_us, state, radar.pcd_bytes(records), is_key_frame=frame is not None
         )
@@ -280,10 +283,9 @@ class _Recorder:
 
     def _picture(self, channel: str, time_us: int, *, is_key_frame: bool) -> None:
         state, pose = self._ego(time_us)
-        self._place_actors(time_us)
-        world_T_camera = pose @ self.rig[channel].ego_T_sensor
+        actors = self._place_actors(time_us)
         rng = self._rng(channel, time_us)
-        pixels, _ = camera.picture(self.world, self.rig[channel], world_T_camera, self.daylight, self.size_px, rng)
+        pixels, _ = camera.picture(self.world, self.rig[channel], pose, self.weather, actors, self.size_px, rng)
         content = jpeg_bytes(pixels, COMPACT_JPEG_QUALITY if self.spec.compact else JPEG_QUALITY)
         self.writer.add_sensor(channel, self.spec.start_us + time_us, state, content, is_key_frame=is_key_frame)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fusionperc.simulation.motion import Track, boxes_overlap
 from fusionperc.simulation.network import Edge, Lane, line_length, resample_line
+from fusionperc.simulation.plots import Lot
 from fusionperc.simulation.sizes import draw_size
 from fusionperc.simulation.town import Town
 
@@ -18,13 +19,14 @@ _REACH_M = 62.0
 _CORNER_M = 7.0
 #: What parks, as a deck of cards dealt without replacement: no drive is short of a rarer kind.
 _PARKED = {
-    "car": 7, "suv": 2, "van": 1, "truck": 3, "bus": 1, "trailer": 2, "motorcycle_parked": 2, "bicycle_parked": 2,
+    "car": 14, "suv": 4, "van": 2, "truck": 2, "bus": 1, "trailer": 1, "motorcycle_parked": 2, "bicycle_parked": 2,
 }  # fmt: skip
-#: Length of kerb each takes.
-_ROOM_M = {
-    "car": 5.6, "suv": 5.8, "van": 6.4, "truck": 9.0, "bus": 13.2, "trailer": 13.6,
-    "motorcycle_parked": 3.4, "bicycle_parked": 3.4,
-}  # fmt: skip
+#: What stands on parking lots, and its share.
+_LOT_KINDS = {"car": 0.68, "suv": 0.22, "van": 0.10}
+#: Kerb that a parked vehicle takes beyond its length, and what a group of cycles takes.
+_GAP_M, _CYCLES_M = 0.9, 3.4
+
+_Size = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,32 @@ class _Site:
     moving_size_m: Array
     points_m: Array
     placed: list[Standing] = field(default_factory=list)
-    deck: list[str] = field(default_factory=list)
+    deck: list[tuple[str, _Size]] = field(default_factory=list)
 
-    def deal(self, room_m: float) -> str | None:
-        """The next kind to park that fits into `room_m`; None if none of the deck does."""
+    def deal(self, room_m: float) -> tuple[str, _Size] | None:
+        """The next one to park that fits into `room_m`; None if none of the deck does."""
         if len(self.deck) < 8:
             cards = [kind for kind, count in _PARKED.items() for _ in range(count)]
-            self.deck += [cards[k] for k in self.rng.permutation(len(cards))]
-        for index, kind in enumerate(self.deck):
-            if _ROOM_M[kind] <= room_m:
+            self.deck += [(cards[k], draw_size(cards[k], self.rng)) for k in self.rng.permutation(len(cards))]
+        for index, (kind, size) in enumerate(self.deck):
+            if _room_m(kind, size) <= room_m:
                 return self.deck.pop(index)
         return None
 
-    def put(self, kind: str, line: Lane, station_m: float, right_m: float, turn_rad: float = 0.0) -> bool:
+    def put(
+        self, kind: str, line: Lane, station_m: float, right_m: float, turn_rad: float = 0.0, size: _Size | None = None
+    ) -> bool:
         """Places one thing `right_m` to the right of a lane's centre; False where it would touch something."""
         point, heading = resample_line(line.shape_m, np.array([station_m]))
         yaw = float(heading[0])
         center = point[0] + right_m * np.array([np.sin(yaw), -np.cos(yaw)])
-        size = draw_size(kind, self.rng)
-        if self._is_free(center, yaw + turn_rad, np.array(size[:2])):
-            self.placed.append(Standing(kind, (float(center[0]), float(center[1])), yaw + turn_rad, size))
+        return self.place(kind, center, yaw + turn_rad, size)
+
+    def place(self, kind: str, center_m: Array, yaw_rad: float, size: _Size | None = None) -> bool:
+        """Places one thing at (2,); False where it would touch something."""
+        size = size or draw_size(kind, self.rng)
+        if self._is_free(center_m, yaw_rad, np.array(size[:2])):
+            self.placed.append(Standing(kind, (float(center_m[0]), float(center_m[1])), yaw_rad, size))
             return True
         return False
 
@@ -76,7 +84,8 @@ class _Site:
         yaw = np.array(yaw_rad)
         near = np.linalg.norm(self.moving_center_m - center, axis=1) < 16.0
         others = [(self.moving_center_m[near], self.moving_yaw_rad[near], self.moving_size_m[near])]
-        others.append((self.points_m, np.zeros(len(self.points_m)), np.full((len(self.points_m), 2), 0.5)))
+        points = self.points_m[np.linalg.norm(self.points_m - center, axis=1) < 16.0]
+        others.append((points, np.zeros(len(points)), np.full((len(points), 2), 0.5)))
         centers = np.array([item.center_m for item in self.placed]).reshape(-1, 2)
         sizes = np.array([item.size_lwh_m[:2] for item in self.placed]).reshape(-1, 2)
         others.append((centers, np.array([item.yaw_rad for item in self.placed]), sizes))
@@ -85,18 +94,16 @@ class _Site:
 
 def furnish(town: Town, tracks: list[Track], route_m: Array, rng: np.random.Generator) -> list[Standing]:
     """Fills kerbs and verges within sight of the ego's route (T, 2) without touching any track or another thing."""
-    stride = 2
+    passing = [(track, slice(track.first, track.last + 1, 2)) for track in tracks]
     site = _Site(
         town=town,
         rng=rng,
-        moving_center_m=np.concatenate([track.center_m[::stride] for track in tracks]),
-        moving_yaw_rad=np.concatenate([track.yaw_rad[::stride] for track in tracks]),
+        moving_center_m=np.concatenate([track.center_m[there] for track, there in passing]),
+        moving_yaw_rad=np.concatenate([track.yaw_rad[there] for track, there in passing]),
         moving_size_m=np.concatenate(
-            [np.tile(track.size_lwh_m[:2], (len(track.yaw_rad[::stride]), 1)) for track in tracks]
+            [np.tile(track.size_lwh_m[:2], (len(track.yaw_rad[there]), 1)) for track, there in passing]
         ),
-        points_m=np.array([tree.position_m for tree in town.trees] + [pole.position_m for pole in town.poles]).reshape(
-            -1, 2
-        ),
+        points_m=town.obstacle_points(),
     )
     close = []
     for edge in town.edges:
@@ -111,7 +118,14 @@ def furnish(town: Town, tracks: list[Track], route_m: Array, rng: np.random.Gene
         if parking is not None:
             _fill_parking(site, parking, works_at=0.25 + 0.5 * float(rng.random()) if index % 4 != 3 else None)
         _standing_people(site, edge)
+    for lot in town.lots:
+        if np.linalg.norm(route_m[::5] - lot.position_m, axis=1).min() < _REACH_M:
+            _fill_lot(site, lot)
     return site.placed
+
+
+def _room_m(kind: str, size: _Size) -> float:
+    return _CYCLES_M if kind.endswith("_parked") else size[0] + _GAP_M
 
 
 def _fill_parking(site: _Site, strip: Lane, works_at: float | None) -> None:
@@ -126,20 +140,34 @@ def _fill_parking(site: _Site, strip: Lane, works_at: float | None) -> None:
             station += 20.0
             done_works = True
             continue
-        if site.rng.random() < 0.30:
+        if site.rng.random() < 0.22:
             station += float(site.rng.uniform(2, 7))
             continue
-        kind = site.deal(length - _CORNER_M - station)
-        if kind is None:
+        dealt = site.deal(length - _CORNER_M - station)
+        if dealt is None:
             break
-        room = _ROOM_M[kind]
+        kind, size = dealt
+        room = _room_m(kind, size)
         if kind.endswith("_parked"):
             for k in range(int(site.rng.integers(1, 3))):
                 site.put(kind, strip, station + 1.0 + 1.1 * k, 0.3, np.pi / 2 + float(site.rng.normal(0, 0.15)))
             station += room
             continue
-        site.put(kind, strip, station + room / 2, float(site.rng.uniform(0.0, 0.12)), float(site.rng.normal(0, 0.015)))
+        right, turn = float(site.rng.uniform(0.0, 0.12)), float(site.rng.normal(0, 0.015))
+        site.put(kind, strip, station + room / 2, right, turn, size)
         station += room + float(site.rng.uniform(0.0, 0.8))
+
+
+def _fill_lot(site: _Site, lot: Lot) -> None:
+    """Cars in most bays, a few of them backwards."""
+    rng = site.rng
+    kinds, shares = list(_LOT_KINDS), list(_LOT_KINDS.values())
+    filled = float(rng.uniform(0.4, 0.95))
+    for center, heading in zip(*lot.bays(), strict=True):
+        if rng.random() < filled:
+            backwards = np.pi * float(rng.random() < 0.2)
+            kind = str(rng.choice(kinds, p=shares))
+            site.place(kind, center + rng.normal(0, 0.15, 2), float(heading) + backwards + float(rng.normal(0, 0.03)))
 
 
 def _works_on_strip(site: _Site, strip: Lane, start_m: float) -> None:
@@ -154,6 +182,9 @@ def _works_on_strip(site: _Site, strip: Lane, start_m: float) -> None:
     else:
         for k in range(4):
             site.put("barrier", strip, start_m + 5.4 + 2.8 * k, -half + 0.35, np.pi / 2)
+    for _ in range(int(site.rng.integers(0, 3))):
+        place, turn = float(site.rng.uniform(4.5, 14.0)), float(site.rng.uniform(-np.pi, np.pi))
+        site.put("worker", strip, start_m + place, float(site.rng.uniform(-0.2, half - 0.4)), turn)
     for k in range(3):
         site.put("cone", strip, start_m + 15.6 + 1.1 * k, -half + 0.4 + (strip.width_m - 0.8) * k / 2)
 
@@ -168,6 +199,9 @@ def _works_on_verge(site: _Site, edge: Edge, chance: float) -> None:
     edge_right = path.width_m / 2
     if site.rng.random() < 0.4:
         site.put("construction", path, start + 8, edge_right + 2.6, float(site.rng.normal(0, 0.2)))
+    for _ in range(int(site.rng.integers(0, 2))):
+        place, turn = float(site.rng.uniform(0, 12)), float(site.rng.uniform(-np.pi, np.pi))
+        site.put("worker", path, start + place, edge_right + float(site.rng.uniform(1.4, 2.6)), turn)
     for k in range(int(site.rng.integers(4, 8))):
         site.put("barrier", path, start + 2.75 * k, edge_right + 0.45, np.pi / 2 + float(site.rng.normal(0, 0.05)))
     for k in range(int(site.rng.integers(2, 6))):
@@ -181,4 +215,5 @@ def _standing_people(site: _Site, edge: Edge) -> None:
             right = path.width_m / 2 + 0.45 + float(site.rng.uniform(0, 0.4))
             for k in range(int(site.rng.integers(1, 3))):
                 turn = float(site.rng.uniform(-np.pi, np.pi))
-                site.put("pedestrian", path, station + 0.95 * k + float(site.rng.uniform(0, 3)), right, turn)
+                kind = "child" if site.rng.random() < 0.08 else "pedestrian"
+                site.put(kind, path, station + 0.95 * k + float(site.rng.uniform(0, 3)), right, turn)

@@ -1,4 +1,4 @@
-"""The static layout of a simulated town: road surface and markings as a raster, buildings, trees and poles."""
+"""The static layout of a simulated town: road surface and markings as a raster, and what stands beside it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from shapely.geometry import LineString, MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from fusionperc.simulation.network import Edge, Network, line_length, offset_line, resample_line
+from fusionperc.simulation.plots import Building, Clutter, Lot, Pole, Tree, furnish_plots, rectangle
 from fusionperc.simulation.terrain import Terrain, draw_terrain
 
 GRASS, SIDEWALK, ASPHALT, PARKING, CROSSING, WHITE, YELLOW, STRIPE = range(8)
 #: Everything that is not road lies this much higher.
 KERB_HEIGHT_M = 0.12
-#: Free ground between sidewalk and buildings, at least.
-MIN_VERGE_M = 4.5
 #: Pixel of `Town.raster`, as in nuScenes' map masks.
 RASTER_RESOLUTION_M = 0.1
 # Cameras see markings from close by, so the surface is finer than the masks.
@@ -38,38 +37,6 @@ _LAYER_LABELS: dict[str, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True)
-class Building:
-    """An upright cuboid on the ground; `style` picks the facade's window pattern."""
-
-    center_m: tuple[float, float]
-    yaw_rad: float
-    size_lwh_m: tuple[float, float, float]
-    colour: tuple[float, float, float]
-    style: int
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Trunk and crown; `height_m` is the crown's top."""
-
-    position_m: tuple[float, float]
-    trunk_radius_m: float
-    height_m: float
-    crown_radius_m: float
-    colour: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Pole:
-    """A street lamp (with an arm towards `yaw_rad`), a traffic light or a sign."""
-
-    kind: Literal["lamp", "signal", "sign"]
-    position_m: tuple[float, float]
-    yaw_rad: float
-    height_m: float
-
-
-@dataclass(frozen=True)
 class Town:
     """Static layout of one map. Origin (0, 0) is the south-west corner, x east, y north, metres.
 
@@ -81,9 +48,11 @@ class Town:
         kerb: (rows, cols) float32 height above the terrain on a coarser grid, row 0 is the SOUTH edge; smooth at kerbs.
         kerb_resolution_m: metres a cell of `kerb`.
         terrain: relief on which all lies.
-        road: outline of all asphalt.
+        road, sidewalk: outlines of all asphalt and of all sidewalks.
         edges: the streets' lanes.
-        buildings, trees, poles: what stands beside the road.
+        network: the streets with their junctions and crossings.
+        buildings, trees, poles, clutter: what stands beside the road.
+        lots: where cars park off the road.
     """
 
     seed: int
@@ -94,10 +63,19 @@ class Town:
     kerb_resolution_m: float
     terrain: Terrain
     road: MultiPolygon
+    sidewalk: BaseGeometry
     edges: tuple[Edge, ...]
+    network: Network
     buildings: tuple[Building, ...]
     trees: tuple[Tree, ...]
     poles: tuple[Pole, ...]
+    clutter: tuple[Clutter, ...] = ()
+    lots: tuple[Lot, ...] = ()
+
+    def obstacle_points(self) -> NDArray[np.float64]:
+        """(N, 2) where trees, poles and furniture stand; at most half a metre apart along walls and hedges."""
+        single = [tree.position_m for tree in self.trees] + [pole.position_m for pole in self.poles]
+        return np.concatenate([np.array(single).reshape(-1, 2), *(item.footprint_points() for item in self.clutter)])
 
     def raster(self, layer: Layer) -> NDArray[np.bool_]:
         """(rows, cols) mask of a layer, `RASTER_RESOLUTION_M` a pixel; row 0 is the north edge.
@@ -137,10 +115,9 @@ def build_town(network: Network, seed: int) -> Town:
     width, depth = network.size_m
     sidewalk, road = _outlines(network)
     edges = tuple(network.edges[name] for name in sorted(network.edges))
-    surface = _draw_surface(network, edges, sidewalk, road, _SURFACE_RESOLUTION_M)
     kerb = _kerb_grid(road, (width, depth), _KERB_RESOLUTION_M)
-    buildings = _place_buildings(edges, shapely.union(sidewalk, road), (width, depth), rng)
-    trees, poles = _place_plants(network, edges, sidewalk, road, buildings, rng)
+    beside = furnish_plots(edges, network.signalled, shapely.union(sidewalk, road), (width, depth), rng)
+    surface = _draw_surface(network, edges, sidewalk, road, beside.lots, _SURFACE_RESOLUTION_M)
     return Town(
         seed=seed,
         bounds_m=(0.0, 0.0, width, depth),
@@ -150,10 +127,14 @@ def build_town(network: Network, seed: int) -> Town:
         kerb_resolution_m=_KERB_RESOLUTION_M,
         terrain=draw_terrain(np.random.default_rng((seed, 29))),
         road=road,
+        sidewalk=sidewalk,
         edges=edges,
-        buildings=buildings,
-        trees=trees,
-        poles=poles,
+        network=network,
+        buildings=beside.buildings,
+        trees=beside.trees,
+        poles=beside.poles,
+        clutter=beside.clutter,
+        lots=beside.lots,
     )
 
 
@@ -182,7 +163,19 @@ def _outlines(network: Network) -> tuple[BaseGeometry, MultiPolygon]:
     asphalt = shapely.union(lanes.buffer(0.02), open_junctions).buffer(0.3).buffer(-0.3)
     # A junction's outline may bulge past the sidewalk around a bend: only what touches a lane is road.
     road = MultiPolygon([part for part in polygons_of(asphalt) if part.intersects(lanes)])
+    for x, y, radius in network.islands:
+        road = _with_island(road, sidewalk, shapely.Point(x, y), radius)
     return shapely.difference(sidewalk, road), road
+
+
+def _with_island(road: MultiPolygon, sidewalk: BaseGeometry, center: shapely.Point, radius_m: float) -> MultiPolygon:
+    """Makes a roundabout's island round and its road reach the sidewalk without wedges of grass."""
+    zone = center.buffer(radius_m + 9.0, quad_segs=24)
+    ring = shapely.union(shapely.intersection(road, zone), center.buffer(radius_m + 5.0, quad_segs=24))
+    ring = shapely.difference(ring.buffer(1.2).buffer(-1.2), sidewalk)
+    # Where cars cut from arm to arm the lane comes nearer to the middle than the planned circle.
+    whole = shapely.difference(shapely.union(road, ring), center.buffer(radius_m - 0.5, quad_segs=24))
+    return MultiPolygon(polygons_of(whole))
 
 
 class _Canvas:
@@ -216,9 +209,17 @@ def _dashes(shape_m: NDArray[np.float64], dash_m: float, gap_m: float) -> Iterab
 
 
 def _draw_surface(
-    network: Network, edges: tuple[Edge, ...], sidewalk: BaseGeometry, road: MultiPolygon, resolution_m: float
+    network: Network,
+    edges: tuple[Edge, ...],
+    sidewalk: BaseGeometry,
+    road: MultiPolygon,
+    lots: tuple[Lot, ...],
+    resolution_m: float,
 ) -> NDArray[np.uint8]:
     canvas = _Canvas(network.size_m, resolution_m)
+    for lot in lots:
+        # Paved like a sidewalk.
+        canvas.fill(rectangle(np.array(lot.position_m), lot.yaw_rad, *lot.size_m), SIDEWALK)
     canvas.fill(road, ASPHALT)
     canvas.fill(sidewalk, SIDEWALK)
     # Blocks enclosed by sidewalk and road alike were holes of both: what is left is drawn last, on top.
@@ -227,7 +228,8 @@ def _draw_surface(
         for ring in part.interiors:
             canvas.fill(shapely.intersection(Polygon(ring), sidewalk), SIDEWALK)
     for edge in edges:
-        _draw_edge(canvas, edge)
+        if edge.name not in network.ring_edges:
+            _draw_edge(canvas, edge)
     for line, width in network.crossings:
         canvas.strip(line, width, CROSSING)
         count = max(int(line_length(line) / 1.0), 1)
@@ -258,93 +260,3 @@ def _kerb_grid(road: MultiPolygon, size_m: tuple[float, float], resolution: floa
     off_road = (np.asarray(canvas.image)[::-1] != 1).astype(np.float32)
     blurred: NDArray[np.float32] = uniform_filter(off_road, 5)
     return blurred * np.float32(KERB_HEIGHT_M)
-
-
-def _rectangle(center: NDArray[np.float64], yaw_rad: float, length_m: float, width_m: float) -> Polygon:
-    along = np.array([np.cos(yaw_rad), np.sin(yaw_rad)])
-    left = np.array([-along[1], along[0]])
-    signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))
-    return Polygon([center + along * sx * length_m / 2 + left * sy * width_m / 2 for sx, sy in signs])
-
-
-_FACADES = ((0.55, 0.50, 0.44), (0.50, 0.28, 0.22), (0.62, 0.60, 0.56), (0.42, 0.44, 0.48), (0.66, 0.56, 0.40))
-
-
-def _place_buildings(
-    edges: tuple[Edge, ...], streets: BaseGeometry, size_m: tuple[float, float], rng: np.random.Generator
-) -> tuple[Building, ...]:
-    shapely.prepare(streets)
-    placed: list[Polygon] = []
-    buildings: list[Building] = []
-    for edge in edges:
-        path = edge.lanes[0]
-        length = line_length(path.shape_m)
-        station = float(rng.uniform(0, 6))
-        while station < length:
-            front, deep = float(rng.uniform(9, 24)), float(rng.uniform(9, 15))
-            verge = MIN_VERGE_M + float(rng.uniform(0, 2.5))
-            point, heading = resample_line(path.shape_m, np.array([min(station + front / 2, length)]))
-            yaw = float(heading[0])
-            right = np.array([np.sin(yaw), -np.cos(yaw)])
-            center = point[0] + right * (path.width_m / 2 + verge + deep / 2)
-            outline = _rectangle(center, yaw, front, deep)
-            station += front + float(rng.uniform(0.5, 7))
-            near = outline.buffer(MIN_VERGE_M - 0.5)
-            if streets.intersects(near) or any(outline.intersects(other) for other in placed):
-                continue
-            if not (0 < center[0] < size_m[0] and 0 < center[1] < size_m[1]):
-                continue
-            placed.append(outline)
-            colour = np.clip(np.array(_FACADES[rng.integers(len(_FACADES))]) * rng.uniform(0.8, 1.15), 0, 1)
-            size = (front, deep, float(rng.choice([5.5, 8.5, 11.5, 14.5, 20.0]) + rng.uniform(-0.5, 1.5)))
-            buildings.append(
-                Building((float(center[0]), float(center[1])), yaw, size, _rgb(colour), int(rng.integers(3)))
-            )
-    return tuple(buildings)
-
-
-def _rgb(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-def _place_plants(
-    network: Network,
-    edges: tuple[Edge, ...],
-    sidewalk: BaseGeometry,
-    road: MultiPolygon,
-    buildings: tuple[Building, ...],
-    rng: np.random.Generator,
-) -> tuple[tuple[Tree, ...], tuple[Pole, ...]]:
-    """Trees 1.4 m and poles 0.35 m behind the sidewalks, clear of sidewalks, road and walls."""
-    walls = [_rectangle(np.array(b.center_m), b.yaw_rad, b.size_lwh_m[0], b.size_lwh_m[1]) for b in buildings]
-    blocked = shapely.union_all([sidewalk, road, *walls])
-    shapely.prepare(blocked)
-    trees: list[Tree] = []
-    poles: list[Pole] = []
-    for edge in edges:
-        path = edge.lanes[0]
-        length = line_length(path.shape_m)
-        for station in np.arange(float(rng.uniform(2, 9)), length, 11.0):
-            spot, heading = _beside(path.shape_m, station, path.width_m / 2 + 1.4)
-            if rng.random() < 0.6 and not blocked.intersects(shapely.Point(spot).buffer(0.7)):
-                green = np.array([0.10, 0.22, 0.06]) * rng.uniform(0.7, 1.4)
-                crown = float(rng.uniform(1.3, 2.4))
-                height = 2.6 + 2 * crown + float(rng.uniform(0, 1.5))
-                trees.append(
-                    Tree((float(spot[0]), float(spot[1])), float(rng.uniform(0.12, 0.24)), height, crown, _rgb(green))
-                )
-        for station in np.arange(7.0, length, 29.0):
-            spot, heading = _beside(path.shape_m, station, path.width_m / 2 + 0.35)
-            if not blocked.intersects(shapely.Point(spot).buffer(0.2)):
-                poles.append(Pole("lamp", (float(spot[0]), float(spot[1])), heading + np.pi / 2, 7.5))
-        kind: Literal["signal", "sign"] = "signal" if edge.name in network.signalled else "sign"
-        spot, heading = _beside(path.shape_m, length - 2.0, path.width_m / 2 + 0.35)
-        if not blocked.intersects(shapely.Point(spot).buffer(0.2)):
-            poles.append(Pole(kind, (float(spot[0]), float(spot[1])), heading, 3.6 if kind == "signal" else 2.6))
-    return tuple(trees), tuple(poles)
-
-
-def _beside(shape_m: NDArray[np.float64], station_m: float, right_m: float) -> tuple[NDArray[np.float64], float]:
-    point, heading = resample_line(shape_m, np.array([station_m]))
-    yaw = float(heading[0])
-    return point[0] + right_m * np.array([np.sin(yaw), -np.cos(yaw)]), yaw

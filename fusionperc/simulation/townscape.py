@@ -1,4 +1,4 @@
-"""The static world's triangles: ground with kerbs and relief, buildings, trees, poles."""
+"""The static world's triangles: ground with kerbs and relief, and all that stands on it."""
 
 from __future__ import annotations
 
@@ -8,39 +8,96 @@ from numpy.typing import NDArray
 from scipy.spatial import Delaunay, cKDTree
 from shapely.geometry import box
 
-from fusionperc.simulation.solids import Builder
-from fusionperc.simulation.surfaces import FACADE, FOLIAGE, GROUND, PLAIN
+from fusionperc.simulation.furniture_models import furniture, pole
+from fusionperc.simulation.house_models import house
+from fusionperc.simulation.plant_models import crown, crown_half_height, trunk
+from fusionperc.simulation.plots import Building, Clutter, Pole, Tree, TreeForm
+from fusionperc.simulation.solids import Mesh
+from fusionperc.simulation.surfaces import GROUND
 from fusionperc.simulation.terrain import Terrain
-from fusionperc.simulation.town import KERB_HEIGHT_M, Building, Pole, Town, Tree, polygons_of
-from fusionperc.simulation.triangles import Triangles
+from fusionperc.simulation.town import KERB_HEIGHT_M, Town, polygons_of
+from fusionperc.simulation.triangles import STATIC, Triangles
 
 #: Grass goes on this far beyond the map.
 _HORIZON_M = 400.0
 #: Corners of the ground's triangles: this far apart on the map, and along outlines.
 _GROUND_STEP_M, _OUTLINE_STEP_M = 5.0, 1.0
+#: Different crowns of each form of tree; a town's trees share them, each turned and scaled.
+_CROWNS_A_FORM = 6
 
 
 def townscape(town: Town) -> Triangles:
-    """The triangles of a town: ground, buildings, trees, poles; instance `STATIC` throughout."""
-    parts = [*_ground(town), *(_building(item, town.terrain) for item in town.buildings)]
-    for tree in town.trees:
-        parts += _tree(tree, _base(tree, town.terrain))
-    return Triangles.joined([*parts, *_poles(town)])
+    """The triangles of a town: ground, buildings, trees, poles, furniture; instance `STATIC` throughout."""
+    rng = np.random.default_rng((town.seed, 61))
+    crowns = {form: [crown(form, rng).metric_mesh() for _ in range(_CROWNS_A_FORM)] for form in _forms(town)}
+    stem = trunk().metric_mesh()
+    parts = _ground(town)
+    for house_item in town.buildings:
+        base = _lowest(house_item, town.terrain)
+        parts.append(_placed(house(house_item).metric_mesh(), house_item, base, house_item.yaw_rad))
+    for number, tree in enumerate(town.trees):
+        leaves = crowns[tree.form][number % _CROWNS_A_FORM]
+        parts += _tree(tree, leaves, stem, _base(tree, town), float(rng.uniform(0, 2 * np.pi)))
+    for thing in town.clutter:
+        parts.append(_placed(furniture(thing, rng).metric_mesh(), thing, _base(thing, town), thing.yaw_rad))
+    for post in town.poles:
+        parts.append(_placed(pole(post).metric_mesh(), post, _base(post, town), post.yaw_rad))
+    return Triangles.joined(parts)
 
 
-def _base(item: Tree | Pole, terrain: Terrain) -> float:
-    return float(terrain.height_at(*item.position_m))
+def _forms(town: Town) -> list[TreeForm]:
+    return sorted({tree.form for tree in town.trees})
 
 
-def _tree(tree: Tree, base_m: float) -> list[Triangles]:
-    x, y = tree.position_m
-    r, top = tree.crown_radius_m, base_m + tree.height_m
-    trunk, crown = Builder(), Builder()
-    trunk.tube((x, y, base_m), (x, y, top - r), (tree.trunk_radius_m, tree.trunk_radius_m * 0.7), "plain", 7)
-    crown.ball((x, y, top - r), (r, r, r), "plain")
-    crown.ball((x + 0.45 * r, y - 0.3 * r, top - 1.35 * r), (0.65 * r, 0.7 * r, 0.55 * r), "plain")
-    crown.ball((x - 0.4 * r, y + 0.4 * r, top - 1.2 * r), (0.7 * r, 0.6 * r, 0.6 * r), "plain")
-    return [Triangles.built(trunk, (0.12, 0.08, 0.05), 0.35), Triangles.built(crown, tree.colour, 0.45, FOLIAGE)]
+def _base(item: Tree | Pole | Clutter, town: Town) -> float:
+    """Height of the ground beside the road, where things stand."""
+    return float(town.terrain.height_at(*item.position_m)) + KERB_HEIGHT_M
+
+
+def _lowest(item: Building, terrain: Terrain) -> float:
+    """Height of the lowest corner of a building's floor."""
+    cos, sin = np.cos(item.yaw_rad), np.sin(item.yaw_rad)
+    half_x, half_y = item.size_lwh_m[0] / 2, item.size_lwh_m[1] / 2
+    corners = np.array([(half_x, half_y), (-half_x, half_y), (-half_x, -half_y), (half_x, -half_y)])
+    places = corners @ np.array([[cos, sin], [-sin, cos]]) + np.array(item.center_m)
+    return float(terrain.height_at(places[:, 0], places[:, 1]).min()) + KERB_HEIGHT_M
+
+
+def _placed(
+    mesh: Mesh,
+    item: Building | Tree | Pole | Clutter,
+    base_m: float,
+    yaw_rad: float,
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Triangles:
+    """A mesh, scaled along its own axes, turned and put where an item of the town stands."""
+    x, y = item.center_m if isinstance(item, Building) else item.position_m
+    colour = (0.4, 0.4, 0.4) if isinstance(item, Pole) else item.colour
+    style = item.style if isinstance(item, Building) else 0
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    turn = np.array(scale)[:, None] * np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+    count = len(mesh.triangles)
+    return Triangles(
+        vertices=np.asarray(mesh.vertices @ turn + np.array([x, y, base_m]), dtype=np.float32),
+        triangles=mesh.triangles,
+        albedo=np.clip(mesh.own + mesh.tint[:, None] * np.array(colour, dtype=np.float32), 0, 1),
+        reflectivity=mesh.reflectivity,
+        gloss=mesh.gloss,
+        glow=mesh.glow,
+        kind=mesh.kind,
+        style=np.full(count, style, dtype=np.uint8),
+        instance=np.full(count, STATIC, dtype=np.int32),
+    )
+
+
+def _tree(tree: Tree, leaves: Mesh, stem: Mesh, base_m: float, turn_rad: float) -> list[Triangles]:
+    """A crown of radius 1 and a stem of radius and height 1, scaled to a tree's; bushes have no stem."""
+    radius, thickness = tree.crown_radius_m, tree.trunk_radius_m
+    middle = tree.height_m - radius * crown_half_height(tree.form)
+    parts = [_placed(leaves, tree, base_m + middle, turn_rad, (radius, radius, radius))]
+    if thickness:
+        parts.append(_placed(stem, tree, base_m, turn_rad, (thickness, thickness, middle)))
+    return parts
 
 
 def _ground(town: Town) -> list[Triangles]:
@@ -82,50 +139,3 @@ def _ground(town: Town) -> list[Triangles]:
 def _on_terrain(points_m: NDArray[np.float64], terrain: Terrain) -> NDArray[np.float64]:
     """(N, 3) points (N, 2) lifted onto the terrain."""
     return np.column_stack([points_m, terrain.height_at(points_m[:, 0], points_m[:, 1])])
-
-
-def _building(item: Building, terrain: Terrain) -> Triangles:
-    length, width, height = item.size_lwh_m
-    builder = Builder()
-    builder.block(-length / 2, length / 2, width / 2, 0.0, height, "plain")
-    vertices = np.concatenate(builder.vertices)
-    cos, sin = np.cos(item.yaw_rad), np.sin(item.yaw_rad)
-    turned = vertices @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) + np.array([*item.center_m, 0.0])
-    # The floor lies below the lowest corner.
-    turned[:, 2] += terrain.height_at(turned[:, 0], turned[:, 1]).min()
-    soup = Triangles.uniform(turned, np.concatenate(builder.triangles), item.colour, 0.45, FACADE, item.style)
-    soup.kind[:4] = PLAIN  # floor and roof
-    return soup
-
-
-def _poles(town: Town) -> list[Triangles]:
-    steel, heads, signs = Builder(), Builder(), Builder()
-    for pole in town.poles:
-        x, y = pole.position_m
-        base = _base(pole, town.terrain)
-        head = base + pole.height_m
-        ahead = np.array([np.cos(pole.yaw_rad), np.sin(pole.yaw_rad)])
-        steel.tube((x, y, base), (x, y, head), (0.09, 0.06), "metal", 7)
-        top = (x + 1.6 * ahead[0], y + 1.6 * ahead[1], head)
-        match pole.kind:
-            case "lamp":
-                steel.tube((x, y, head - 0.1), top, (0.05, 0.05), "metal", 5)
-                heads.brick(
-                    (top[0] - 0.3, top[1] - 0.3, top[2] - 0.08), (top[0] + 0.3, top[1] + 0.3, top[2] + 0.05), "dark"
-                )
-            case "signal":
-                heads.brick((x - 0.16, y - 0.16, head - 0.9), (x + 0.16, y + 0.16, head), "dark")
-            case "sign":
-                middle = np.array([x, y, head - 0.35])
-                face = 0.02 * np.array([*ahead, 0.0])
-                signs.tube(tuple(middle - face), tuple(middle + face), (0.36, 0.36), "band", 10)
-    looks = (
-        (steel, (0.35, 0.36, 0.37), 0.45, 0.0),
-        (heads, (0.06, 0.06, 0.06), 0.2, 0.0),
-        (signs, (0.65, 0.10, 0.08), 0.95, 0.0),
-    )
-    return [
-        Triangles.built(builder, albedo, reflectivity, glow=glow)
-        for builder, albedo, reflectivity, glow in looks
-        if builder.vertices
-    ]

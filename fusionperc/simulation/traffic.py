@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +16,34 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from fusionperc.simulation.flows import RATE_HZ, Mover, record_traffic
-from fusionperc.simulation.motion import FILTER_MARGIN_S, Track, ego_rear_axle, tracks_of, without_overlaps
+from fusionperc.simulation.casting import choose_ego
+from fusionperc.simulation.flows import RATE_HZ, num_frames, record_traffic
+from fusionperc.simulation.motion import (
+    FILTER_MARGIN_S,
+    Track,
+    ego_rear_axle,
+    tracks_of,
+    without_apparitions,
+    without_overlaps,
+)
 from fusionperc.simulation.network import build_network
 from fusionperc.simulation.rig import world_T_ego
 from fusionperc.simulation.roadside import Standing, furnish
+from fusionperc.simulation.route import Route, route_of
 from fusionperc.simulation.sizes import EGO_WHEELBASE_M, draw_colour
-from fusionperc.simulation.town import Town, build_town
+from fusionperc.simulation.town import KERB_HEIGHT_M, Town, build_town
 
 logger = logging.getLogger(__name__)
 
 #: A drive can be asked about times up to this much before its start and after its end (past sweeps need it).
 TIME_MARGIN_S = 0.6
+#: The recording starts this long before the drive.
+LEAD_S = TIME_MARGIN_S + FILTER_MARGIN_S
 _MOVING_MPS = 0.25
-_STRIDE_M = 1.5
+#: Two steps of a walker.
+STRIDE_M = 1.5
+#: Traffic appears and disappears only this far from the ego.
+_APPEARS_M = 90.0
 #: How far the ego's body pitches and rolls on its springs for each m/s^2 along and across.
 _DIVE_RAD_PER_MPS2, _LEAN_RAD_PER_MPS2 = 0.004, 0.006
 
@@ -40,16 +55,25 @@ _CATEGORIES: dict[str, tuple[str, str]] = {
     "truck": ("vehicle.truck", "truck"),
     "tractor": ("vehicle.truck", "truck"),
     "bus": ("vehicle.bus.rigid", "bus"),
+    "bendy_front": ("vehicle.bus.bendy", "bus"),
+    "bendy_rear": ("vehicle.bus.bendy", "bus"),
     "trailer": ("vehicle.trailer", "trailer"),
     "construction": ("vehicle.construction", "excavator"),
     "motorcycle": ("vehicle.motorcycle", "motorcycle"),
     "motorcycle_parked": ("vehicle.motorcycle", "motorcycle"),
+    "scooter": ("vehicle.motorcycle", "motorcycle"),
     "bicycle": ("vehicle.bicycle", "bicycle"),
     "bicycle_parked": ("vehicle.bicycle", "bicycle"),
     "pedestrian": ("human.pedestrian.adult", "pedestrian"),
+    "child": ("human.pedestrian.child", "pedestrian"),
+    "worker": ("human.pedestrian.construction_worker", "pedestrian"),
     "cone": ("movable_object.trafficcone", "cone"),
     "barrier": ("movable_object.barrier", "barrier"),
 }
+
+
+_PEOPLE = ("pedestrian", "child", "worker")
+_ON_KERB = (*_PEOPLE, "cone", "barrier", "construction")
 
 
 @dataclass(frozen=True)
@@ -121,33 +145,41 @@ class _Cast:
 
 
 class TrafficDrive:
-    """One drive: the ego and every object as smooth functions of time, in seconds from the drive's start."""
+    """One drive: the ego and every object as smooth functions of time, in seconds from the drive's start.
 
-    def __init__(
-        self,
-        town: Town,
-        duration_s: float,
-        times_s: NDArray[np.float64],
-        ego: tuple[NDArray[np.float64], NDArray[np.float64]],
-        tracks: list[Track],
-        standing: list[Standing],
-        rng: np.random.Generator,
-    ) -> None:
-        self.town = town
+    Attributes:
+        town: the streets and what stands along them.
+        duration_s: the drive's length.
+        route: where the ego is to go.
+    """
+
+    def __init__(self, staged: Staged, duration_s: float) -> None:
+        tracks, standing, rng = staged.tracks, staged.standing, staged.rng
+        self.town = staged.town
         self.duration_s = duration_s
-        self._ego = CubicSpline(times_s, np.column_stack([ego[0], ego[1]]))
+        self.route = staged.route
+        self._ego = CubicSpline(staged.times_s, np.column_stack([staged.ego_m, staged.ego_yaw_rad]))
         columns = [np.column_stack([track.center_m, track.yaw_rad, track.distance_m]) for track in tracks]
+        times_s = staged.times_s
         self._movers = CubicSpline(times_s, np.stack(columns, axis=1) if columns else np.zeros((len(times_s), 0, 4)))
+        self._there_s = times_s[
+            np.array([(track.first, track.last) for track in tracks], dtype=np.int64).reshape(-1, 2)
+        ]
         kinds = (*(track.kind for track in tracks), *(item.kind for item in standing))
         sizes = [*(track.size_lwh_m for track in tracks), *(item.size_lwh_m for item in standing)]
         self._cast = _Cast(
             kinds=kinds,
             size_lwh_m=np.array(sizes).reshape(-1, 3),
-            colours=tuple(draw_colour(kind, rng) for kind in kinds),
+            colours=_draw_colours(tracks, kinds, rng),
             phase_rad=rng.uniform(0, 2 * np.pi, len(kinds)),
             standing_xy_m=np.array([item.center_m for item in standing]).reshape(-1, 2),
             standing_yaw_rad=np.array([item.yaw_rad for item in standing]),
         )
+
+    @property
+    def route_m(self) -> NDArray[np.float64]:
+        """(N, 2) centre line of the lanes that the ego drives along, and some way further, world frame."""
+        return self.route.line_m
 
     def _check(self, time_s: float) -> None:
         if not -TIME_MARGIN_S - 1e-6 <= time_s <= self.duration_s + TIME_MARGIN_S + 1e-6:
@@ -201,37 +233,63 @@ class TrafficDrive:
         count = len(poses)
         xy = np.concatenate([poses[:, :2], self._cast.standing_xy_m])
         yaw = np.concatenate([poses[:, 2], self._cast.standing_yaw_rad])
-        near = np.flatnonzero(np.linalg.norm(xy - self._ego(time_s)[:2], axis=1) <= radius_m)
-        ground = self._ground_m(near, xy)
+        near = np.linalg.norm(xy - self._ego(time_s)[:2], axis=1) <= radius_m
+        near[:count] &= (self._there_s[:, 0] <= time_s + 1e-6) & (time_s - 1e-6 <= self._there_s[:, 1])
+        near = np.flatnonzero(near)
+        ground = ground_m(self.town, [self._cast.kinds[index] for index in near], xy[near])
         actors = []
         for index, base in zip(near.tolist(), ground.tolist(), strict=True):
-            kind = self._cast.kinds[index]
             moves = index < count
-            velocity = (float(rates[index, 0]), float(rates[index, 1])) if moves else (0.0, 0.0)
-            length, width, height = self._cast.size_lwh_m[index].tolist()
-            walked = float(poses[index, 3]) * 2 * np.pi / _STRIDE_M if moves else 0.0
-            category, model = _CATEGORIES[kind]
+            walked = float(poses[index, 3]) * 2 * np.pi / STRIDE_M if moves else 0.0
             actors.append(
-                Actor(
+                make_actor(
                     instance=index,
-                    category=category,
-                    model=model,
-                    center_m=(float(xy[index, 0]), float(xy[index, 1]), base + height / 2),
-                    yaw_rad=_wrapped(float(yaw[index])),
-                    size_lwh_m=(length, width, height),
-                    velocity_mps=velocity,
-                    attribute=_attribute(kind, moves, float(np.hypot(*velocity))),
+                    kind=self._cast.kinds[index],
+                    place_m=(float(xy[index, 0]), float(xy[index, 1]), base),
+                    yaw_rad=float(yaw[index]),
+                    size_lwh_m=self._cast.size_lwh_m[index],
+                    velocity_mps=(float(rates[index, 0]), float(rates[index, 1])) if moves else None,
                     colour=self._cast.colours[index],
-                    phase_rad=float((self._cast.phase_rad[index] + walked) % (2 * np.pi)),
+                    phase_rad=float(self._cast.phase_rad[index] + walked),
                 )
             )
         return actors
 
-    def _ground_m(self, indices: NDArray[np.int64], xy_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Height of the ground under objects; vehicles in traffic and on strips stand on the road."""
-        height = self.town.height_at(xy_m[indices, 0], xy_m[indices, 1]).astype(np.float64)
-        on_kerb = np.array([self._cast.kinds[i] in ("pedestrian", "cone", "barrier", "construction") for i in indices])
-        return np.where(on_kerb, height, self.town.terrain.height_at(xy_m[indices, 0], xy_m[indices, 1]))
+
+def make_actor(
+    *,
+    instance: int,
+    kind: str,
+    place_m: tuple[float, float, float],
+    yaw_rad: float,
+    size_lwh_m: NDArray[np.float64],
+    velocity_mps: tuple[float, float] | None,
+    colour: tuple[float, float, float],
+    phase_rad: float,
+) -> Actor:
+    """An actor of a kind (key of `sizes`) on the ground at `place_m`; one without a velocity never moves."""
+    category, model = _CATEGORIES[kind]
+    length, width, height = size_lwh_m.tolist()
+    return Actor(
+        instance=instance,
+        category=category,
+        model=model,
+        center_m=(place_m[0], place_m[1], place_m[2] + height / 2),
+        yaw_rad=_wrapped(yaw_rad),
+        size_lwh_m=(length, width, height),
+        velocity_mps=velocity_mps or (0.0, 0.0),
+        attribute=_attribute(kind, velocity_mps is not None, float(np.hypot(*(velocity_mps or (0.0, 0.0))))),
+        colour=colour,
+        phase_rad=phase_rad % (2 * np.pi),
+    )
+
+
+def ground_m(town: Town, kinds: Sequence[str], xy_m: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Height (N,) of the ground under objects at (N, 2); vehicles near a kerb have their wheels on the road."""
+    height = town.height_at(xy_m[:, 0], xy_m[:, 1]).astype(np.float64)
+    road = town.terrain.height_at(xy_m[:, 0], xy_m[:, 1])
+    on_kerb = np.array([kind in _ON_KERB for kind in kinds], dtype=bool) | (height - road > 0.99 * KERB_HEIGHT_M)
+    return np.where(on_kerb, height, road)
 
 
 def _wrapped(angle_rad: float) -> float:
@@ -241,9 +299,9 @@ def _wrapped(angle_rad: float) -> float:
 def _attribute(kind: str, moves: bool, speed_mps: float) -> str:
     if kind in ("cone", "barrier"):
         return ""
-    if kind == "pedestrian":
+    if kind in _PEOPLE:
         return "pedestrian.moving" if speed_mps > _MOVING_MPS else "pedestrian.standing"
-    if kind.startswith(("motorcycle", "bicycle")):
+    if kind.startswith(("motorcycle", "bicycle", "scooter")):
         return "cycle.without_rider" if kind.endswith("_parked") else "cycle.with_rider"
     if not moves:
         return "vehicle.parked"
@@ -260,43 +318,70 @@ def simulate_traffic(town_seed: int, drive_seed: int, duration_s: float, folder:
         RuntimeError: SUMO failed, or no car of the recording kind was on the road.
         ValueError: the duration is not positive.
     """
+    staged = stage_traffic(town_seed, drive_seed, duration_s, folder)
+    return TrafficDrive(staged, duration_s)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a drive is made of.
+
+    Attributes:
+        town: the streets and what stands along them.
+        sumo_seed: of SUMO's run and its demand.
+        times_s: (T,) of the recorded frames, from the drive's start.
+        ego: name of the recording car.
+        ego_m, ego_yaw_rad: its rear axle's ground point (T, 2) and heading (T,).
+        route: where it is to go.
+        tracks: of everybody else, without those who would touch another or come out of nothing.
+        standing: what never moves.
+        rng: for what is still to be drawn.
+    """
+
+    town: Town
+    sumo_seed: int
+    times_s: NDArray[np.float64]
+    ego: str
+    ego_m: NDArray[np.float64]
+    ego_yaw_rad: NDArray[np.float64]
+    route: Route
+    tracks: list[Track]
+    standing: list[Standing]
+    rng: np.random.Generator
+
+
+def stage_traffic(town_seed: int, drive_seed: int, duration_s: float, folder: Path) -> Staged:
+    """Lays out the town, records its traffic, chooses the ego and furnishes the roadside; see `simulate_traffic`."""
     if duration_s <= 0:
         raise ValueError(f"duration_s = {duration_s} must be positive")
     folder.mkdir(parents=True, exist_ok=True)
     network = build_network(town_seed, folder)
     town = build_town(network, town_seed)
     rng = np.random.default_rng((town_seed, drive_seed, 41))
-    margin = TIME_MARGIN_S + FILTER_MARGIN_S
-    movers = record_traffic(network, int(rng.integers(2**31)), duration_s + 2 * margin, folder)
-    times = np.arange(len(movers[0].front_m)) / RATE_HZ - margin if movers else np.zeros(0)
-    ego = _choose_ego(movers, rng)
-    tracks = without_overlaps([track for mover in movers for track in tracks_of(mover)], protected=ego.name)
-    pose = ego_rear_axle(ego)
-    standing = furnish(town, tracks, pose[0], rng)
+    sumo_seed = int(rng.integers(2**31))
+    span = duration_s + 2 * LEAD_S
+    movers = record_traffic(network, sumo_seed, span, folder)
+    frames = num_frames(span)
+    ego = choose_ego(network, movers, frames, rng)
+    position, yaw = ego_rear_axle(ego)
+    tracks = [track for mover in movers for track in tracks_of(mover, frames)]
+    tracks = without_overlaps(without_apparitions(tracks, position, _APPEARS_M), protected=ego.name)
+    standing = furnish(town, tracks, position, rng)
     others = [track for track in tracks if track.name != ego.name]
     logger.debug(
         "town %d drive %d: ego %s, %d moving, %d standing", town_seed, drive_seed, ego.name, len(others), len(standing)
     )
-    return TrafficDrive(town, duration_s, times, pose, others, standing, rng)
+    times = np.arange(frames) / RATE_HZ - LEAD_S
+    return Staged(town, sumo_seed, times, ego.name, position, yaw, route_of(network, ego), others, standing, rng)
 
 
-def _choose_ego(movers: list[Mover], rng: np.random.Generator) -> Mover:
-    """A recording car that gets somewhere, preferably turning and in company."""
-    candidates = [mover for mover in movers if mover.kind == "ego"]
-    if not candidates:
-        raise RuntimeError("no recording car was on the road during the whole drive; take another drive seed")
-    weights = []
-    for mover in candidates:
-        driven = float(np.linalg.norm(np.diff(mover.front_m, axis=0), axis=1).sum())
-        mean_mps = driven * RATE_HZ / len(mover.front_m)
-        turned = float(np.ptp(mover.heading_rad))
-        middle = mover.front_m[len(mover.front_m) // 2]
-        company = sum(
-            bool(np.linalg.norm(other.front_m[len(other.front_m) // 2] - middle) < 45.0)
-            for other in movers
-            if other.kind != "pedestrian"
-        )
-        pace = min(mean_mps / 4.0, 1.0) ** 3 + 1e-3
-        weights.append(pace * (1.0 + 0.4 * min(turned, 1.5)) * (2.0 + min(company, 10)))
-    share = np.array(weights) / np.sum(weights)
-    return candidates[int(rng.choice(len(candidates), p=share))]
+def _draw_colours(
+    tracks: list[Track], kinds: tuple[str, ...], rng: np.random.Generator
+) -> tuple[tuple[float, float, float], ...]:
+    """A colour each; the rear of an articulated bus has its front's."""
+    colours = [draw_colour(kind, rng) for kind in kinds]
+    index = {track.name: k for k, track in enumerate(tracks)}
+    for k, track in enumerate(tracks):
+        if track.kind == "bendy_rear":
+            colours[k] = colours[index[track.name.removesuffix("+towed")]]
+    return tuple(colours)

@@ -45,6 +45,7 @@ class Weather:
         softness: how far, relative to `to_sun`, the direction of this light scatters: 0 a sun, 1 a closed sky.
         sun, zenith, horizon, haze: radiance of the sun's light on a white surface, of the sky and of the air.
         clouds: share of the sky covered by visible clouds, in [0, 1].
+        cloud_seed: of their shapes.
         ambient: strength of the sky's light on surfaces relative to its own radiance.
         visibility_m: range at which the air leaves 1/e of the contrast (of the light).
         rain_mmph: rate of rain, 0 when dry.
@@ -63,6 +64,7 @@ class Weather:
     horizon: Colour
     haze: Colour
     clouds: float
+    cloud_seed: int
     ambient: float
     visibility_m: float
     rain_mmph: float
@@ -118,13 +120,14 @@ def _clear(
         zenith=(0.15 * dim, 0.30 * dim, 0.64 * dim),
         horizon=horizon,
         haze=(horizon[0] * 0.9, horizon[1] * 0.92, horizon[2] * 0.95),
-        clouds=float(rng.uniform(0.0, 0.6)),
+        clouds=float(rng.uniform(0.0, 0.65)),
+        cloud_seed=int(rng.integers(1 << 31)),
         ambient=0.45,
-        visibility_m=float(rng.choice([500.0, 900.0, 1500.0, 3000.0])),
+        visibility_m=float(rng.choice([900.0, 1800.0, 3000.0, 5000.0])),
         rain_mmph=0.0,
         wetness=0.0,
         lamps_on=False,
-        key=0.16,
+        key=0.16 if kind == "sunny" else 0.13,
         exposure=exposure,
         noise=noise,
     )
@@ -135,7 +138,7 @@ def _clouded(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposu
     dim = float(rng.uniform(0.35, 0.6) if rains else rng.uniform(0.6, 1.0))
     horizon = (0.66 * dim, 0.68 * dim, 0.70 * dim)
     rain_mmph = float(np.exp(rng.uniform(np.log(0.8), np.log(12.0)))) if rains else 0.0
-    clear_m = {"overcast": rng.uniform(500, 1500), "fog": rng.uniform(60, 160)}.get(kind, 900 / (1 + 0.4 * rain_mmph))
+    clear_m = {"overcast": rng.uniform(900, 3000), "fog": rng.uniform(60, 160)}.get(kind, 900 / (1 + 0.4 * rain_mmph))
     return Weather(
         kind=kind,
         to_sun=_unit(math.radians(80), azimuth),
@@ -145,6 +148,7 @@ def _clouded(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposu
         horizon=horizon,
         haze=(horizon[0] * 0.92, horizon[1] * 0.93, horizon[2] * 0.95),
         clouds=0.8,
+        cloud_seed=int(rng.integers(1 << 31)),
         ambient=0.45,
         visibility_m=float(clear_m),
         rain_mmph=rain_mmph,
@@ -159,12 +163,12 @@ def _clouded(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposu
 def _dark(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposure: float, noise: float) -> Weather:
     rains = kind == "night_rain"
     if kind == "dusk":
-        dim = float(rng.uniform(0.06, 0.14))
+        dim = float(rng.uniform(0.03, 0.08))
         zenith, horizon = (0.30 * dim, 0.42 * dim, 0.75 * dim), (0.95 * dim, 0.80 * dim, 0.72 * dim)
     else:
-        dim = float(rng.uniform(0.003, 0.008))
+        dim = float(rng.uniform(0.0015, 0.004))
         # A city's sky glows faintly orange.
-        zenith, horizon = (0.30 * dim, 0.30 * dim, 0.42 * dim), (1.0 * dim, 0.80 * dim, 0.62 * dim)
+        zenith, horizon = (0.09 * dim, 0.09 * dim, 0.11 * dim), (0.42 * dim, 0.36 * dim, 0.30 * dim)
     rain_mmph = float(np.exp(rng.uniform(np.log(0.8), np.log(8.0)))) if rains else 0.0
     return Weather(
         kind=kind,
@@ -174,13 +178,15 @@ def _dark(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposure:
         zenith=zenith,
         horizon=horizon,
         haze=(horizon[0] * 0.8, horizon[1] * 0.8, horizon[2] * 0.8),
-        clouds=0.4,
-        ambient=0.6,
+        clouds=0.4 if kind == "dusk" else 0.0,
+        cloud_seed=int(rng.integers(1 << 31)),
+        # After dark most of the light comes from lamps out of sight, not from the sky.
+        ambient=0.6 if kind == "dusk" else 3.5,
         visibility_m=900 / (1 + 0.4 * rain_mmph),
         rain_mmph=rain_mmph,
         wetness=float(rng.uniform(0.7, 1.0)) if rains else 0.0,
         lamps_on=True,
-        key=0.11 if kind == "dusk" else 0.05,
+        key=0.075 if kind == "dusk" else 0.035,
         exposure=exposure,
         noise=noise if kind == "dusk" else noise + 2.0,
     )

@@ -13,8 +13,9 @@ import numpy as np
 import open3d as o3d
 from numpy.typing import NDArray
 
-from fusionperc.simulation.models import STANDING, WALK_STEPS, unit_mesh
-from fusionperc.simulation.surfaces import FACADE, FOLIAGE, GROUND, Noise, facade_look, foliage_shade, ground_look
+from fusionperc.simulation.models import PERSON_VARIANTS, filled_size_m, unit_mesh
+from fusionperc.simulation.people_models import STANDING, WALK_STEPS
+from fusionperc.simulation.surfaces import FACADE, FOLIAGE, GROUND, Surfaces
 from fusionperc.simulation.terrain import Terrain
 from fusionperc.simulation.town import Town
 from fusionperc.simulation.townscape import townscape
@@ -56,8 +57,8 @@ class World:
     """
 
     def __init__(self, town: Town, standing: list[Actor] | None = None) -> None:
-        self._town = town
-        self._noise = Noise(town.seed)
+        self.town = town
+        self._surfaces = Surfaces(town)
         self._standing = {actor.instance for actor in standing or []}
         self._static = Triangles.joined([townscape(town), *(actor_triangles(a, town.terrain) for a in standing or [])])
         self._static_scene = self._static.scene()
@@ -70,18 +71,23 @@ class World:
         if not moving:
             self._moving, self._moving_scene = None, None
             return
-        self._moving = Triangles.joined([actor_triangles(actor, self._town.terrain) for actor in moving])
+        self._moving = Triangles.joined([actor_triangles(actor, self.town.terrain) for actor in moving])
         self._moving_scene = self._moving.scene()
 
-    def cast(self, origins: Array, directions: Array) -> Hits:
+    def cast(
+        self, origins: Array, directions: Array, spread_rad: float = 0.0, may_meet: NDArray[np.bool_] | None = None
+    ) -> Hits:
         """First hits of rays, with looks.
 
         Args:
             origins: (R, 3) or (3,), world, metres.
             directions: (R, 3) unit vectors.
+            spread_rad: angle between neighbouring rays, so that texture finer than that is left out; 0 leaves out all
+                fine texture.
+            may_meet: (R,) rays that may meet an actor that moves; the others are not tried on them. None: all may.
         """
         rays = _rays(origins, directions)
-        distance, triangle, normal = self._nearest(rays, with_normals=True)
+        distance, triangle, normal = self._nearest(rays, may_meet, with_normals=True)
         count = len(distance)
         hit = np.flatnonzero(triangle >= 0)
         index = triangle[hit]
@@ -98,7 +104,10 @@ class World:
         )
         for name in ("instance", "albedo", "reflectivity", "gloss", "glow"):
             getattr(result, name)[hit] = self._look(name, index)
-        self._texture(result, rays, hit, index)
+        footprint_m = None
+        if spread_rad:
+            footprint_m = distance * np.float32(spread_rad) / np.sqrt(np.maximum(np.abs(along), 0.02))
+        self._texture(result, rays, hit, index, footprint_m)
         return result
 
     def _look(self, name: str, triangle: NDArray[np.int64]) -> NDArray[Any]:
@@ -107,33 +116,37 @@ class World:
         if self._moving is None:
             return np.asarray(static[triangle])
         count = len(self._static.triangles)
-        look = static[np.minimum(triangle, count - 1)]
+        look = static.take(np.minimum(triangle, count - 1), axis=0)
         moving = np.flatnonzero(triangle >= count)
         look[moving] = getattr(self._moving, name)[triangle[moving] - count]
         return np.asarray(look)
 
-    def _texture(self, hits: Hits, rays: Float, hit: NDArray[np.int64], triangle: NDArray[np.int64]) -> None:
+    def _texture(
+        self, hits: Hits, rays: Float, hit: NDArray[np.int64], triangle: NDArray[np.int64], footprint_m: Float | None
+    ) -> None:
         """Overwrites looks where the surface has a procedural one."""
         kind = self._look("kind", triangle)
         for which in (GROUND, FACADE, FOLIAGE):
-            chosen = kind == which
-            at = hit[chosen]
+            at = hit[kind == which]
             if not len(at):
                 continue
-            points = rays[at, :3] + rays[at, 3:] * hits.distance_m[at, None]
+            reach = hits.distance_m[at]
+            points = np.stack([rays[at, axis] + rays[at, 3 + axis] * reach for axis in range(3)])
+            wide = None if footprint_m is None else footprint_m[at]
             if which == FOLIAGE:
-                hits.albedo[at] *= foliage_shade(self._noise, points)[:, None]
+                hits.albedo[at] *= self._surfaces.foliage(points, wide)[:, None]
                 continue
             if which == GROUND:
-                look = ground_look(self._town, self._noise, points[:, 0], points[:, 1])
+                look = self._surfaces.ground(points[0], points[1], wide)
             else:
-                style = self._look("style", triangle[chosen])
-                look = facade_look(self._noise, points, hits.normal[at], hits.albedo[at], style)
-            hits.albedo[at], hits.reflectivity[at], hits.gloss[at] = look.albedo, look.reflectivity, look.gloss
+                look = self._surfaces.facade(points, hits.normal[at].T, hits.albedo[at].T, wide)
+            hits.albedo[at], hits.reflectivity[at], hits.gloss[at] = look.albedo.T, look.reflectivity, look.gloss
+            if look.glow is not None:
+                hits.glow[at] = look.glow
 
     def cast_distance(self, origins: Array, directions: Array) -> tuple[Float, NDArray[np.int32]]:
         """Distances (R,), inf where nothing, and instances (R,) of first hits; arguments as in `cast`."""
-        distance, triangle, _ = self._nearest(_rays(origins, directions), with_normals=False)
+        distance, triangle, _ = self._nearest(_rays(origins, directions), None, with_normals=False)
         instance = np.where(triangle >= 0, self._look("instance", np.maximum(triangle, 0)), np.int32(NOTHING))
         return distance, instance.astype(np.int32)
 
@@ -145,7 +158,9 @@ class World:
             blocked = blocked | self._moving_scene.test_occlusions(rays, 0.0, max_distance_m, THREADS).numpy()
         return blocked
 
-    def _nearest(self, rays: Float, *, with_normals: bool) -> tuple[Float, NDArray[np.int64], Float]:
+    def _nearest(
+        self, rays: Float, may_meet: NDArray[np.bool_] | None, *, with_normals: bool
+    ) -> tuple[Float, NDArray[np.int64], Float]:
         """Distance, number of the triangle (-1 for none) and unoriented normal of the nearer hit of both scenes."""
         tensor = o3d.core.Tensor.from_numpy(rays)
         found = self._static_scene.cast_rays(tensor, nthreads=THREADS)
@@ -153,12 +168,16 @@ class World:
         triangle = np.where(np.isfinite(distance), found["primitive_ids"].numpy().astype(np.int64), -1)
         normal: Float = found["primitive_normals"].numpy()
         if self._moving_scene is not None:
-            moving = self._moving_scene.cast_rays(tensor, nthreads=THREADS)
-            nearer = np.flatnonzero(moving["t_hit"].numpy() < distance)
-            distance[nearer] = moving["t_hit"].numpy()[nearer]
-            triangle[nearer] = moving["primitive_ids"].numpy()[nearer].astype(np.int64) + len(self._static.triangles)
+            tried = np.arange(len(rays)) if may_meet is None else np.flatnonzero(may_meet)
+            some = tensor if may_meet is None else o3d.core.Tensor.from_numpy(rays[tried])
+            moving = self._moving_scene.cast_rays(some, nthreads=THREADS)
+            found_m = moving["t_hit"].numpy()
+            meets = np.flatnonzero(found_m < distance[tried])
+            nearer = tried[meets]
+            distance[nearer] = found_m[meets]
+            triangle[nearer] = moving["primitive_ids"].numpy()[meets].astype(np.int64) + len(self._static.triangles)
             if with_normals:
-                normal[nearer] = moving["primitive_normals"].numpy()[nearer]
+                normal[nearer] = moving["primitive_normals"].numpy()[meets]
         if with_normals:
             normal[triangle < 0] = 0
         return distance, triangle, normal
@@ -172,21 +191,22 @@ def _rays(origins: Array, directions: Array) -> Float:
 
 
 def _variant(actor: Actor) -> int:
+    """Body style by instance, and what people and cycles do; see `models.MODELS`."""
     match actor.model:
-        case "motorcycle" | "bicycle":
-            return int(actor.attribute == "cycle.with_rider")
-        case "pedestrian":
-            if actor.attribute != "pedestrian.moving":
-                return STANDING
-            return round(actor.phase_rad / (2 * np.pi) * WALK_STEPS) % WALK_STEPS
+        case "motorcycle" | "scooter" | "bicycle":
+            return 2 * actor.instance + int(actor.attribute == "cycle.with_rider")
+        case "pedestrian" | "child" | "worker":
+            walks = actor.attribute == "pedestrian.moving"
+            step = round(actor.phase_rad / (2 * np.pi) * WALK_STEPS) % WALK_STEPS if walks else STANDING
+            return PERSON_VARIANTS * actor.instance + step
         case _:
-            return actor.instance % 3
+            return actor.instance
 
 
 def actor_triangles(actor: Actor, terrain: Terrain) -> Triangles:
     """An actor's triangles in the world; its wheels follow the slope under it."""
     mesh = unit_mesh(actor.model, _variant(actor))
-    scaled = mesh.vertices * np.array(actor.size_lwh_m, dtype=np.float32)
+    scaled = mesh.vertices * np.array(filled_size_m(actor.model, actor.size_lwh_m), dtype=np.float32)
     cos, sin = np.cos(actor.yaw_rad), np.sin(actor.yaw_rad)
     turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]], dtype=np.float32)
     offset = scaled @ turn

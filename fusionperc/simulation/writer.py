@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +159,10 @@ class DriveWriter:
         """Timestamps of the key frames so far."""
         return [row["timestamp"] for row in self._samples]
 
+    def sample_token(self, time_us: int) -> str:
+        """Token of the key frame at a time."""
+        return self.name.token("sample", time_us)
+
     def write(self, filename: str, content: bytes) -> None:
         """Writes a file of this drive, named from the set's folder on, and notes its digest."""
         write_file(self.root / filename, content)
@@ -175,7 +180,7 @@ class DriveWriter:
     def add_key_frame(self, time_us: int) -> None:
         """Starts a key frame; to be called in order of time."""
         self._samples.append(
-            {"token": self.name.token("sample", time_us), "timestamp": time_us, "scene_token": self.name.token("scene")}
+            {"token": self.sample_token(time_us), "timestamp": time_us, "scene_token": self.name.token("scene")}
         )
 
     def add_sensor(self, channel: str, time_us: int, ego: EgoState, content: bytes, *, is_key_frame: bool) -> None:
@@ -212,7 +217,7 @@ class DriveWriter:
 
     def add_labels(self, time_us: int, labels: Iterable[Label]) -> None:
         """Annotations of the key frame at a time, in order of time."""
-        self._labels += [(self.name.token("sample", time_us), label) for label in labels]
+        self._labels += [(self.sample_token(time_us), label) for label in labels]
 
     def finish(self, description: str, map_token: str) -> None:
         """Links the rows and writes them: from here on the drive counts as done."""
@@ -327,26 +332,48 @@ def base_map_file(map_token: str) -> str:
 
 
 def assemble(root: Path, version: str, names: Iterable[str], splits: dict[str, list[str]]) -> None:
-    """Puts the tables of finished drives together in `root`/`version`.
+    """Puts the tables of finished drives together in `root`/`version`, one drive in memory at a time.
 
     Raises:
         FileNotFoundError: a drive is not finished.
+        OSError: the folder cannot be written.
     """
-    tables: dict[str, list[Row]] = {table: [] for table in TABLES}
+    fixed = _fixed_tables()
     logs_of_map: dict[str, list[str]] = {}
-    for name in names:
-        drive = json.loads(drive_file(root, name).read_bytes())
-        for table, rows in drive["tables"].items():
-            tables[table] += rows
-        logs_of_map.setdefault(drive["map_token"], []).append(drive["tables"]["log"][0]["token"])
-    tables |= _fixed_tables()
-    tables["map"] = [
+    with ExitStack() as stack:
+        append = {
+            table: stack.enter_context(_growing_table(root / version / f"{table}.json"))
+            for table in TABLES
+            if table not in {*fixed, "map"}
+        }
+        for name in names:
+            drive = json.loads(drive_file(root, name).read_bytes())
+            for table, rows in drive["tables"].items():
+                append[table](rows)
+            logs_of_map.setdefault(drive["map_token"], []).append(drive["tables"]["log"][0]["token"])
+    fixed["map"] = [
         {"category": "semantic_prior", "token": key, "filename": base_map_file(key), "log_tokens": logs}
         for key, logs in logs_of_map.items()
     ]
-    for table, rows in tables.items():
+    for table, rows in fixed.items():
         write_json(root / version / f"{table}.json", rows)
     write_json(root / version / "splits.json", splits)
+
+
+@contextmanager
+def _growing_table(path: Path) -> Iterator[Callable[[list[Row]], None]]:
+    """Gives a function that appends rows to a table, which appears when the block ends."""
+    separator = "["
+    with whole_file(path) as part, part.open("w") as stream:
+
+        def add(rows: list[Row]) -> None:
+            nonlocal separator
+            if rows:
+                stream.write(separator + json.dumps(rows)[1:-1])
+                separator = ", "
+
+        yield add
+        stream.write("[]" if separator == "[" else "]")
 
 
 def _fixed_tables() -> dict[str, list[Row]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
 import torch
 
 from fusionperc.config import DataConfig
+from fusionperc.data.errors import DataError
 from fusionperc.data.loading import DriveDataset, collate
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.geometry import points_in_boxes
@@ -30,3 +33,15 @@ def test_simulated_sample_is_whole_and_its_counts_agree(tiny_drives: Path) -> No
     assert batch.inputs.present.all() and batch.targets.depth_m is not None
     assert bool((batch.targets.depth_m > 0).any())
     assert torch.equal(batch.targets.boxes[0].class_index, batch.targets.boxes[1].class_index)
+
+
+def test_a_damaged_table_is_not_read(tiny_drives: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_drives / "v1.0-mini", tmp_path / "v1.0-mini")
+    shutil.copy(tiny_drives / "manifest.json", tmp_path)
+    table = tmp_path / "v1.0-mini" / "ego_pose.json"
+    table.write_text(table.read_text() + " ")
+    with pytest.raises(DataError, match=r"ego_pose\.json is not what manifest\.json says: copy both again"):
+        NuScenesDrives(tmp_path, "v1.0-mini", "all", config=DataConfig())
+    (tmp_path / "manifest.json").unlink()
+    drives = NuScenesDrives(tmp_path, "v1.0-mini", "all", config=DataConfig(missing="absent_sensor"))
+    assert len(drives) == 12

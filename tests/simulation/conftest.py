@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from shapely.geometry import MultiPolygon, box
 
+from fusionperc.simulation.network import Network
 from fusionperc.simulation.terrain import FLAT
 from fusionperc.simulation.town import ASPHALT, Town
 from fusionperc.simulation.traffic import Actor
@@ -26,7 +28,20 @@ def open_field() -> Town:
         kerb_resolution_m=1.0,
         terrain=FLAT,
         road=MultiPolygon([box(0, 0, 300, 300)]),
+        sidewalk=MultiPolygon(),
         edges=(),
+        network=Network(
+            file=Path(),
+            size_m=(300.0, 300.0),
+            edges={},
+            links={},
+            junctions=(),
+            walking_areas=(),
+            crossings=(),
+            signalled=(),
+            islands=(),
+            ring_edges=(),
+        ),
         buildings=(),
         trees=(),
         poles=(),
