@@ -16,9 +16,9 @@ _GAMMA_STEPS = 4096
 #: The automatic exposure's range.
 _MIN_GAIN, _MAX_GAIN = 0.4, 26.0
 #: A sensor's colours are paler than the scene's.
-_SATURATION = np.float32(0.86)
+_SATURATION = np.float32(0.66)
 #: Share of a pixel's light that goes to each neighbour.
-_SPREAD = np.float32(0.11)
+_SPREAD = np.float32(0.05)
 #: By day only the sun in the picture is brighter than this and makes a bloom.
 _DAZZLING = 5.0
 #: Bloom is worked out on squares of this side: widths of its two halos, and their shares of the light above white.

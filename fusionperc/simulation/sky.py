@@ -106,7 +106,7 @@ def _with_clouds(light: Float, flat: Float, up: Float, weather: Weather, rng: np
         cloud = (0.5 * horizon + 0.5 * zenith) * shade * 1.08
     else:
         shade = np.clip(0.86 - 0.10 * (density - limit) + 0.16 * (density - shifted), 0.6, 1.0)
-        cloud = shade * (0.5 * sun + 0.55 * horizon)
+        cloud = shade * (0.75 * sun + 0.5 * horizon)
     return np.asarray(light + (cloud - light) * cover, dtype=np.float32)
 
 

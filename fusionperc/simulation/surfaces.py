@@ -41,7 +41,7 @@ _ROAD_TONES = (0.9, 1.5)
 _FIRST_PAINT = 5
 _DRY_GRASS = np.array([0.20, 0.155, 0.085], dtype=np.float32)
 #: Square of the radius, in texels of the map, of the window in which `Surfaces` looks for the commonest label.
-_WINDOW_SQUARE = np.float32(2.1**2)
+_WINDOW_SQUARE = np.float32(1.7**2)
 _WINDOW = np.array(
     [place for place in itertools.product((-2, -1, 0, 1, 2), repeat=2) if place[0] ** 2 + place[1] ** 2 < 8],
     dtype=np.float32,

@@ -111,23 +111,23 @@ def _clear(
 ) -> Weather:
     height = math.radians(height_deg)
     warm, dim = max(0.0, 1 - height_deg / 35), 0.5 + 0.5 * math.sin(height)
-    horizon = ((0.56 + 0.22 * warm) * dim, (0.64 - 0.02 * warm) * dim, (0.74 - 0.25 * warm) * dim)
+    horizon = ((0.78 + 0.26 * warm) * dim, (0.86 - 0.04 * warm) * dim, (0.95 - 0.33 * warm) * dim)
     return Weather(
         kind=kind,
         to_sun=_unit(height, azimuth),
         softness=0.0,
         sun=(1.3 * dim, (1.2 - 0.3 * warm) * dim, (1.08 - 0.62 * warm) * dim),
-        zenith=(0.15 * dim, 0.30 * dim, 0.64 * dim),
+        zenith=(0.22 * dim, 0.38 * dim, 0.70 * dim),
         horizon=horizon,
-        haze=(horizon[0] * 0.9, horizon[1] * 0.92, horizon[2] * 0.95),
+        haze=(horizon[0] * 0.65, horizon[1] * 0.67, horizon[2] * 0.70),
         clouds=float(rng.uniform(0.0, 0.65)),
         cloud_seed=int(rng.integers(1 << 31)),
-        ambient=0.45,
+        ambient=0.23,
         visibility_m=float(rng.choice([900.0, 1800.0, 3000.0, 5000.0])),
         rain_mmph=0.0,
         wetness=0.0,
         lamps_on=False,
-        key=0.16 if kind == "sunny" else 0.13,
+        key=0.09 if kind == "sunny" else 0.08,
         exposure=exposure,
         noise=noise,
     )
@@ -138,7 +138,7 @@ def _clouded(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposu
     dim = float(rng.uniform(0.35, 0.6) if rains else rng.uniform(0.6, 1.0))
     horizon = (0.66 * dim, 0.68 * dim, 0.70 * dim)
     rain_mmph = float(np.exp(rng.uniform(np.log(0.8), np.log(12.0)))) if rains else 0.0
-    clear_m = {"overcast": rng.uniform(900, 3000), "fog": rng.uniform(60, 160)}.get(kind, 900 / (1 + 0.4 * rain_mmph))
+    clear_m = {"overcast": rng.uniform(900, 3000), "fog": rng.uniform(60, 160)}.get(kind, 1500 / (1 + 0.25 * rain_mmph))
     return Weather(
         kind=kind,
         to_sun=_unit(math.radians(80), azimuth),
@@ -149,12 +149,12 @@ def _clouded(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposu
         haze=(horizon[0] * 0.92, horizon[1] * 0.93, horizon[2] * 0.95),
         clouds=0.8,
         cloud_seed=int(rng.integers(1 << 31)),
-        ambient=0.45,
+        ambient=0.36,
         visibility_m=float(clear_m),
         rain_mmph=rain_mmph,
         wetness=float(rng.uniform(0.7, 1.0)) if rains else 0.0,
         lamps_on=bool(rains and rng.random() < 0.6),
-        key=0.15,
+        key=0.085,
         exposure=exposure,
         noise=noise,
     )
@@ -182,11 +182,11 @@ def _dark(kind: WeatherKind, azimuth: float, rng: np.random.Generator, exposure:
         cloud_seed=int(rng.integers(1 << 31)),
         # After dark most of the light comes from lamps out of sight, not from the sky.
         ambient=0.6 if kind == "dusk" else 3.5,
-        visibility_m=900 / (1 + 0.4 * rain_mmph),
+        visibility_m=1500 / (1 + 0.25 * rain_mmph),
         rain_mmph=rain_mmph,
         wetness=float(rng.uniform(0.7, 1.0)) if rains else 0.0,
         lamps_on=True,
-        key=0.075 if kind == "dusk" else 0.035,
+        key=0.055 if kind == "dusk" else 0.03,
         exposure=exposure,
         noise=noise if kind == "dusk" else noise + 2.0,
     )

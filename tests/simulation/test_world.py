@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import open3d as o3d
 import pytest
+import shapely
 
 pytest.importorskip("sumo", reason="the traffic simulator is not installed (extra `sim`)")
 
@@ -17,11 +18,11 @@ from fusionperc.simulation.models import MODELS, PERSON_VARIANTS, filled_size_m,
 from fusionperc.simulation.network import build_network
 from fusionperc.simulation.people_models import STANDING
 from fusionperc.simulation.plant_models import crown, crown_half_height
-from fusionperc.simulation.plots import Clutter, TreeForm, rectangle
+from fusionperc.simulation.plots import BAY_M, Clutter, TreeForm, rectangle
 from fusionperc.simulation.terrain import FLAT
-from fusionperc.simulation.town import Town, build_town
+from fusionperc.simulation.town import KERB_HEIGHT_M, Town, build_town
 from fusionperc.simulation.townscape import townscape
-from fusionperc.simulation.traffic import Actor
+from fusionperc.simulation.traffic import Actor, ground_m
 from fusionperc.simulation.triangles import STATIC
 from fusionperc.simulation.world import NOTHING, World, actor_triangles
 
@@ -353,3 +354,19 @@ def test_people_do_not_grow_with_wide_boxes() -> None:
     assert filled_size_m("pedestrian", (1.0, 1.0, 1.79))[1] == pytest.approx(0.67)
     assert filled_size_m("pedestrian", (0.6, 0.5, 1.79)) == (0.6, 0.5, 1.79)
     assert filled_size_m("car", (9.0, 5.0, 2.0)) == (9.0, 5.0, 2.0)
+
+
+def test_parking_lots_keep_off_the_streets_and_hold_their_bays(town: Town) -> None:
+    assert len(town.lots) > 3
+    for lot in town.lots:
+        ground = rectangle(np.array(lot.position_m), lot.yaw_rad, *lot.size_m)
+        assert not ground.intersects(town.road)
+        bays = [rectangle(spot, yaw, *BAY_M) for spot, yaw in zip(*lot.bays(), strict=True)]
+        assert len(bays) >= 8
+        assert all(ground.buffer(1e-6).contains(bay) for bay in bays)
+        assert shapely.union_all(bays).area == pytest.approx(sum(bay.area for bay in bays), rel=1e-6)
+        # Cars there stand on the pavement, not in it.
+        spots, _ = lot.bays()
+        height = ground_m(town, ["car"] * len(spots), spots)
+        np.testing.assert_allclose(height, town.height_at(spots[:, 0], spots[:, 1]), atol=1e-6)
+        assert (height > 0.9 * KERB_HEIGHT_M).all()
