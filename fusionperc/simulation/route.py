@@ -7,14 +7,17 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from shapely.geometry import LineString, Point
 
 from fusionperc.simulation.flows import Mover
-from fusionperc.simulation.network import Lane, Link, Network, Turn, line_length, resample_line
+from fusionperc.simulation.network import Edge, Link, Network, Turn, line_length, resample_line
 
 Array = NDArray[np.float64]
 _STEP_M = 1.0
 #: A vehicle's route goes on for this long after the last street it is seen on.
 _AHEAD_M = 100.0
+#: Changing lanes takes this much of a street.
+_CHANGE_M = 24.0
 #: A place driven along in another heading counts as so much further away.
 _WRONG_WAY_M = 30.0
 #: Passing a roundabout turns by more than this, or goes straight on.
@@ -29,6 +32,18 @@ class Junction:
     end_m: float
     turn: Turn
     is_signalled: bool
+
+
+@dataclass(frozen=True)
+class LaneUse:
+    """Lanes used of a street, counted from its kerb, one after the other, and the stations where they change."""
+
+    lanes: tuple[int, ...]
+    changes_m: tuple[float, ...] = ()
+
+    def then(self, lane: int, station_m: float) -> LaneUse:
+        """Changes to another lane too."""
+        return LaneUse((*self.lanes, lane), (*self.changes_m, station_m))
 
 
 @dataclass(frozen=True)
@@ -78,14 +93,20 @@ class Route:
 
 def route_of(network: Network, mover: Mover) -> Route:
     """A recorded vehicle's way from the street it starts on to `_AHEAD_M` beyond its last one; lanes as driven."""
-    driven: dict[int, int] = {}
+    driven: dict[int, LaneUse] = {}
     place = 0
     edges = mover.user.edges
-    for name in mover.lanes:
-        edge, _, lane = name.rpartition("_")
-        if edge in network.edges:
-            place = edges.index(edge, place)
-            driven[place] = int(lane)
+    for name, front_m in zip(mover.lanes, mover.front_m, strict=True):
+        edge, _, number = name.rpartition("_")
+        if edge not in network.edges:
+            continue
+        place = edges.index(edge, place)
+        lane = int(number)
+        if place not in driven:
+            driven[place] = LaneUse((lane,))
+        elif lane != driven[place].lanes[-1]:
+            station = LineString(network.edges[edge].lanes[lane].shape_m).project(Point(front_m))
+            driven[place] = driven[place].then(lane, station)
     first = min(driven, default=0)
     first -= mover.lanes[0].startswith(":") and first > 0
     last = max(driven, default=first)
@@ -93,29 +114,33 @@ def route_of(network: Network, mover: Mover) -> Route:
     while last + 1 < len(edges) and further < _AHEAD_M:
         last += 1
         further += network.edges[edges[last]].length_m
-    return plan_route(network, edges[first : last + 1], {k - first: lane for k, lane in driven.items()})
+    return plan_route(network, edges[first : last + 1], {k - first: use for k, use in driven.items()})
 
 
-def plan_route(network: Network, edges: tuple[str, ...], lanes: dict[int, int]) -> Route:
+def plan_route(network: Network, edges: tuple[str, ...], lanes: dict[int, LaneUse]) -> Route:
     """The line along `edges`.
 
     Args:
         network: the streets.
         edges: names of streets, each leading to the next.
-        lanes: by place in `edges`, the lane to be on at the street's end; elsewhere the best to go on from.
+        lanes: lanes to use, by place in `edges`; elsewhere the one come upon, and the nearest to it that leads on.
     """
     parts: list[Array] = []
     passages: list[tuple[int, Link, str]] = []
-    entry = lanes.get(0)
+    kerb = next(k for k, lane in enumerate(network.edges[edges[0]].lanes) if lane.kind == "driving")
+    use = lanes.get(0, LaneUse((kerb,)))
     for place, (edge, following) in enumerate(pairwise(edges)):
-        link = _link(network, edge, following, lanes.get(place, entry))
-        parts.append(_along(network, edge, link.lane if entry is None else entry, link.lane))
+        wanted = lanes[place + 1].lanes[0] if place + 1 in lanes else None
+        link = _link(network, edge, following, use.lanes[-1], wanted)
+        if place == 0 and 0 not in lanes:
+            use = LaneUse((link.lane,))
+        elif link.lane != use.lanes[-1]:
+            use = use.then(link.lane, network.edges[edge].length_m / 2)
+        parts.append(_along(network.edges[edge], use))
         passages.append((len(parts), link, edge))
         parts.append(link.path_m)
-        entry = link.next_lane
-    kerb = next(k for k, lane in enumerate(network.edges[edges[-1]].lanes) if lane.kind == "driving")
-    last = lanes.get(len(edges) - 1, kerb if entry is None else entry)
-    parts.append(_along(network, edges[-1], last if entry is None else entry, last))
+        use = lanes.get(place + 1, LaneUse((link.next_lane,)))
+    parts.append(_along(network.edges[edges[-1]], use))
     starts = np.cumsum([0.0, *(_joint_length(parts, k) for k in range(len(parts)))])
     line = np.concatenate(parts)
     line = line[np.concatenate([[True], np.linalg.norm(np.diff(line, axis=0), axis=1) > 0.05])]
@@ -129,22 +154,27 @@ def _joint_length(parts: list[Array], index: int) -> float:
     return line_length(parts[index]) + gap
 
 
-def _link(network: Network, edge: str, following: str, lane: int | None) -> Link:
-    """The way on that begins nearest to a lane."""
+def _link(network: Network, edge: str, following: str, lane: int, next_lane: int | None) -> Link:
+    """The way on that ends on a lane of the next street, if that is given, and begins nearest to a lane of this one."""
     ways = [link for link in network.links[edge] if link.next_edge == following]
     if not ways:
         raise ValueError(f"no way leads from street {edge} to street {following}: the route must follow the network")
-    return min(ways, key=lambda link: (abs(link.lane - lane) if lane is not None else 0, link.lane))
+    return min(ways, key=lambda link: (next_lane not in (None, link.next_lane), abs(link.lane - lane), link.lane))
 
 
-def _along(network: Network, edge: str, entry: int, leave: int) -> Array:
-    """The line along an edge, changing from one lane to another between a third and two thirds of its length."""
-    first, second = (network.edges[edge].lanes[k] for k in (entry, leave))
-    return first.shape_m if entry == leave else np.concatenate([_part(first, 0, 1 / 3), _part(second, 2 / 3, 1)])
-
-
-def _part(lane: Lane, start: float, end: float) -> Array:
-    return resample_line(lane.shape_m, np.linspace(start, end, 9) * line_length(lane.shape_m))[0]
+def _along(edge: Edge, use: LaneUse) -> Array:
+    """The line along an edge, passing from one lane to another where they are changed."""
+    if not use.changes_m:
+        return edge.lanes[use.lanes[0]].shape_m
+    length = min(line_length(edge.lanes[lane].shape_m) for lane in use.lanes)
+    bounds = [-_CHANGE_M, *use.changes_m, length + _CHANGE_M]
+    parts = []
+    for lane, (begin, end) in zip(use.lanes, pairwise(bounds), strict=True):
+        # A lane left again at once is touched in the middle.
+        half = min(_CHANGE_M, end - begin) / 2
+        stations = np.clip(np.linspace(begin + half, end - half, 13), 0.0, length)
+        parts.append(resample_line(edge.lanes[lane].shape_m, stations)[0])
+    return np.concatenate(parts)
 
 
 def _junctions(

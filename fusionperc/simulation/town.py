@@ -243,7 +243,7 @@ def _draw_edge(canvas: _Canvas, edge: Edge) -> None:
     for lane in driving[1:]:
         for dash in _dashes(offset_line(lane.shape_m, -lane.width_m / 2), 3.0, 5.0):
             canvas.strip(dash, 0.15, WHITE)
-    canvas.strip(offset_line(driving[-1].shape_m, driving[-1].width_m / 2 - 0.12), 0.12, YELLOW)
+    canvas.strip(offset_line(driving[-1].shape_m, driving[-1].width_m / 2 - 0.15), 0.12, YELLOW)
     for lane in driving:
         end = line_length(lane.shape_m)
         stop, _ = resample_line(lane.shape_m, np.array([end - 1.0, end - 0.6]))

@@ -144,13 +144,13 @@ def test_return_probability_falls_with_range_angle_darkness_gloss_and_rain() -> 
         values = (np.array([value], dtype=np.float32) for value in (distance, cos, reflectivity, gloss))
         return float(lidar.return_probability(*values, replace(CLEAR, rain_mmph=rain_mmph))[0])
 
-    base = chance(60.0, 0.3, 0.1, 0.2)
+    base = chance(40.0, 0.3, 0.1, 0.2)
     assert 0.3 < base < 0.995
-    assert chance(95.0, 0.3, 0.1, 0.2) < base
-    assert chance(60.0, 0.05, 0.1, 0.2) < base
-    assert chance(60.0, 0.3, 0.03, 0.2) < base
-    assert chance(60.0, 0.3, 0.1, 0.9) < base
-    assert chance(60.0, 0.3, 0.1, 0.2, rain_mmph=10.0) < base
+    assert chance(70.0, 0.3, 0.1, 0.2) < base
+    assert chance(40.0, 0.05, 0.1, 0.2) < base
+    assert chance(40.0, 0.3, 0.03, 0.2) < base
+    assert chance(40.0, 0.3, 0.1, 0.9) < base
+    assert chance(40.0, 0.3, 0.1, 0.2, rain_mmph=10.0) < base
     assert chance(5.0, 1.0, 0.5, 0.0) > 0.99
 
 

@@ -16,8 +16,8 @@ from fusionperc.simulation.sizes import EGO_REAR_AXLE_TO_FRONT_M, EGO_SIZE_LWH_M
 from fusionperc.simulation.stepping import STEP_S, SteppedTraffic
 from fusionperc.simulation.traffic import Actor, simulate_traffic
 
-#: In this drive a car follows the ego at 6 m/s, some 15 m behind.
-FOLLOWED = (5, 2)
+#: In this drive the ego starts at 7 m/s, and a car comes up behind it, some 23 m away.
+FOLLOWED, START_MPS = (2, 2), 6.9
 PARTS_OF_TRAFFIC = ("vehicle.moving", "vehicle.stopped", "cycle.with_rider")
 
 
@@ -62,8 +62,8 @@ def test_a_car_behind_stops_when_the_ego_stops(traffic: SteppedTraffic) -> None:
     assert followers
     first = min(followers, key=lambda instance: followers[instance])
     moved_at = {actor.instance: np.hypot(*actor.velocity_mps) for actor in actors}
-    assert moved_at[first] > 4.0
-    steps = _drive(traffic, 8.0, lambda time: max(0.0, 2.4 - 2.5 * time))
+    assert moved_at[first] > 2.0
+    steps = _drive(traffic, 8.0, lambda time: max(0.0, START_MPS - 2.5 * time))
     size = np.array(EGO_SIZE_LWH_M[:2])
     for (x_m, y_m, yaw), others in steps:
         ahead = EGO_REAR_AXLE_TO_FRONT_M - size[0] / 2
