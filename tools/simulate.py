@@ -103,7 +103,7 @@ def make(arguments: argparse.Namespace) -> None:
 
 def verify_set(root: Path) -> None:
     """Compares all files of a set with its manifest; raises `ValueError` if some differ."""
-    from fusionperc.simulation.manifest import verify
+    from fusionperc.simulation.writing.manifest import verify
 
     with Progress(TextColumn("files"), MofNCompleteColumn(), console=console) as progress:
         task = progress.add_task("", total=None)

@@ -108,9 +108,7 @@ class DetectionReport:
                 for name, result in self.per_class.items()
             },
             "num_samples": self.num_samples,
-            "recall": None
-            if self.recall is None
-            else {name: asdict(item) for name, item in self.recall.items()},
+            "recall": None if self.recall is None else {name: asdict(item) for name, item in self.recall.items()},
         }
 
 

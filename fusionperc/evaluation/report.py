@@ -105,9 +105,9 @@ def recall_table(recall: Mapping[str, Recall]) -> Table:
     for name in ("found", "of", "recall", "right", "detections", "precision"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, item in recall.items():
-        columns = (str(item.found), str(item.wanted), _number(item.share))
-        columns += (str(item.right), str(item.guessed), _number(item.precision))
-        table.add_row(name, *columns, style="" if item.wanted or item.guessed else "dim")
+        found = (str(item.found), str(item.wanted), _number(item.share))
+        precision = (str(item.right), str(item.guessed), _number(item.precision))
+        table.add_row(name, *found, *precision, style="" if item.wanted or item.guessed else "dim")
     return table
 
 

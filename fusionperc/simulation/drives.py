@@ -17,10 +17,10 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from fusionperc.files import whole_file
-from fusionperc.simulation.manifest import write_manifest
 from fusionperc.simulation.recorder import DriveSpec, record_drive
 from fusionperc.simulation.sets import DriveSet
-from fusionperc.simulation.writer import DRIVES_FOLDER, assemble, drive_file, json_bytes
+from fusionperc.simulation.writing.manifest import write_manifest
+from fusionperc.simulation.writing.writer import DRIVES_FOLDER, assemble, drive_file, json_bytes
 
 logger = logging.getLogger(__name__)
 

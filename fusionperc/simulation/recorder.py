@@ -12,11 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionperc.simulation import camera, lidar, radar
-from fusionperc.simulation.can_bus import write_can_bus
-from fusionperc.simulation.labels import count_points, visibility_levels
-from fusionperc.simulation.map_expansion import write_maps
-from fusionperc.simulation.rig import (
+from fusionperc.simulation.sensors import camera, lidar, radar
+from fusionperc.simulation.sensors.rig import (
     LIDAR_PERIOD_US,
     RADAR_PERIOD_US,
     SWEEPS_PER_KEY_FRAME,
@@ -24,10 +21,13 @@ from fusionperc.simulation.rig import (
     draw_rig,
     picture_size_px,
 )
-from fusionperc.simulation.traffic import Actor, EgoState, TrafficDrive, simulate_traffic
-from fusionperc.simulation.weather import WeatherKind, make_weather, sample_weather
-from fusionperc.simulation.world import World
-from fusionperc.simulation.writer import (
+from fusionperc.simulation.sensors.weather import WeatherKind, make_weather, sample_weather
+from fusionperc.simulation.traffic.drive import Actor, EgoState, TrafficDrive, simulate_traffic
+from fusionperc.simulation.world.world import World
+from fusionperc.simulation.writing.can_bus import write_can_bus
+from fusionperc.simulation.writing.labels import count_points, visibility_levels
+from fusionperc.simulation.writing.map_expansion import write_maps
+from fusionperc.simulation.writing.writer import (
     COMPACT_JPEG_QUALITY,
     JPEG_QUALITY,
     DriveName,

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from fusionperc.simulation.lidar import NUM_AZIMUTHS
 from fusionperc.simulation.recorder import DriveSpec, Split
-from fusionperc.simulation.weather import WeatherKind
+from fusionperc.simulation.sensors.lidar import NUM_AZIMUTHS
+from fusionperc.simulation.sensors.weather import WeatherKind
 
 #: Changes whenever the same seed would give other bytes.
 FORMAT = 2

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from shapely.geometry import MultiPolygon, box
 
-from fusionperc.simulation.network import Network
-from fusionperc.simulation.terrain import FLAT
-from fusionperc.simulation.town import ASPHALT, Town
-from fusionperc.simulation.traffic import Actor
-from fusionperc.simulation.world import World
+from fusionperc.simulation.traffic.drive import Actor
+from fusionperc.simulation.traffic.network import Network
+from fusionperc.simulation.world.terrain import FLAT
+from fusionperc.simulation.world.town import ASPHALT, Town
+from fusionperc.simulation.world.world import World
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from fusionperc.config import DataConfig
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.simulation import drives
 from fusionperc.simulation.drives import finish, generate, generate_one
-from fusionperc.simulation.manifest import verify
 from fusionperc.simulation.sets import DriveSet, plan_drives
-from fusionperc.simulation.writer import drive_file
+from fusionperc.simulation.writing.manifest import verify
+from fusionperc.simulation.writing.writer import drive_file
 
 
 def small(num_train: int = 1, num_val: int = 1, seed: int = 3) -> DriveSet:

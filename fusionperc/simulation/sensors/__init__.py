@@ -1,0 +1,1 @@
+"""Cameras, LiDAR and radars, the rig they sit on and the weather they measure in."""

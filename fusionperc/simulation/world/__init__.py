@@ -1,0 +1,1 @@
+"""The town as geometry: ground, houses, plants, objects, and rays through all of it."""

@@ -1,0 +1,1 @@
+"""nuScenes' files: tables, labels, maps, CAN bus messages, checksums."""
