@@ -65,13 +65,15 @@ def lamps_near(
     front = world_T_ego[:3, 3] + _EGO_FRONT_M * ahead + _LAMP_HEIGHT_M * world_T_ego[:3, 2]
     lamps = [Lamp(front, _dipped(ahead), _HEADLIGHT_COLOUR, _EGO_REACH_M, is_beam=True)]
     for actor in actors:
-        if not has_lamps_on(actor) or actor.model == "trailer":
+        if not has_lamps_on(actor) or actor.model in ("trailer", "bendy_rear"):
             continue
         heading = np.array([math.cos(actor.yaw_rad), math.sin(actor.yaw_rad), 0.0])
         position = np.array(actor.center_m) + heading * (actor.size_lwh_m[0] / 2 + 0.05)
         position[2] += _LAMP_HEIGHT_M - actor.size_lwh_m[2] / 2
         if np.linalg.norm(position - camera_m) < _NEAR_M:
-            share = _BIKE_SHARE if actor.model == "bicycle" else 0.5 if actor.model == "motorcycle" else 1.0
+            share = (
+                _BIKE_SHARE if actor.model == "bicycle" else 0.5 if actor.model in ("motorcycle", "scooter") else 1.0
+            )
             lamps.append(Lamp(position, _dipped(heading), share * _HEADLIGHT_COLOUR, _HEADLIGHT_REACH_M, is_beam=True))
     down = np.array([0.0, 0.0, -1.0])
     for pole in poles:

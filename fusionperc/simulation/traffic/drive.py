@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from fusionperc.simulation.sensors.rig import world_T_ego
+from fusionperc.simulation.traffic.casting import choose_ego
 from fusionperc.simulation.traffic.flows import RATE_HZ, num_frames, record_traffic
 from fusionperc.simulation.traffic.motion import (
     FILTER_MARGIN_S,
@@ -30,7 +31,6 @@ from fusionperc.simulation.traffic.network import build_network
 from fusionperc.simulation.traffic.roadside import Standing, furnish
 from fusionperc.simulation.traffic.route import Route, route_of
 from fusionperc.simulation.traffic.sizes import EGO_WHEELBASE_M, draw_colour
-from fusionperc.simulation.world.casting import choose_ego
 from fusionperc.simulation.world.town import KERB_HEIGHT_M, Town, build_town
 
 logger = logging.getLogger(__name__)
@@ -53,20 +53,20 @@ _CATEGORIES: dict[str, tuple[str, str]] = {
     "suv": ("vehicle.car", "suv"),
     "van": ("vehicle.car", "van"),
     "truck": ("vehicle.truck", "truck"),
-    "tractor": ("vehicle.truck", "truck"),
+    "tractor": ("vehicle.truck", "tractor"),
     "bus": ("vehicle.bus.rigid", "bus"),
-    "bendy_front": ("vehicle.bus.bendy", "bus"),
-    "bendy_rear": ("vehicle.bus.bendy", "bus"),
+    "bendy_front": ("vehicle.bus.bendy", "bendy_front"),
+    "bendy_rear": ("vehicle.bus.bendy", "bendy_rear"),
     "trailer": ("vehicle.trailer", "trailer"),
     "construction": ("vehicle.construction", "excavator"),
     "motorcycle": ("vehicle.motorcycle", "motorcycle"),
     "motorcycle_parked": ("vehicle.motorcycle", "motorcycle"),
-    "scooter": ("vehicle.motorcycle", "motorcycle"),
+    "scooter": ("vehicle.motorcycle", "scooter"),
     "bicycle": ("vehicle.bicycle", "bicycle"),
     "bicycle_parked": ("vehicle.bicycle", "bicycle"),
     "pedestrian": ("human.pedestrian.adult", "pedestrian"),
-    "child": ("human.pedestrian.child", "pedestrian"),
-    "worker": ("human.pedestrian.construction_worker", "pedestrian"),
+    "child": ("human.pedestrian.child", "child"),
+    "worker": ("human.pedestrian.construction_worker", "worker"),
     "cone": ("movable_object.trafficcone", "cone"),
     "barrier": ("movable_object.barrier", "barrier"),
 }
