@@ -12,12 +12,18 @@ or in a SLURM array: --only-drive $SLURM_ARRAY_TASK_ID
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.table import Table
 
 from fusionperc.console import console, run_tool
+
+if TYPE_CHECKING:
+    from fusionperc.simulation.sets import DriveSet
 
 
 def main() -> None:
@@ -31,16 +37,20 @@ def main() -> None:
     parser.add_argument("--drives-test", type=int, help="number of test drives")
     parser.add_argument("--duration", type=float, help="length of a drive in seconds")
     parser.add_argument("--image-scale", type=float, help="pictures relative to 1600x900")
-    parser.add_argument("--lidar-azimuths", type=int, help="columns of a LiDAR sweep (1085 is the real sensor)")
+    parser.add_argument("--lidar-azimuths", type=int, help="columns of a LiDAR sweep (1084 is the real sensor)")
     parser.add_argument("--weather", help="of all drives: sunny, rain, night, ...; without it each drive has its own")
     parser.add_argument("--camera-sweeps", action="store_true", help="pictures between key frames too, at 12 Hz")
     parser.add_argument("--compact", action="store_true", help="half the size: LiDAR sweeps at 10 Hz, JPEG 75")
     parser.add_argument("--only-drive", metavar="N", help="make one drive (its place from 0, or its name), no tables")
     parser.add_argument("--assemble", action="store_true", help="write the tables of drives made one by one")
     parser.add_argument("--verify", action="store_true", help="read all files of OUT and compare their checksums")
+    parser.add_argument("--situations", action="store_true", help="only print what the ego meets; nothing is written")
     parser.add_argument("--compare", type=Path, metavar="DATAROOT", help="compare OUT with a real nuScenes folder")
     parser.add_argument("--compare-output", type=Path, metavar="FILE.json", help="where to write the comparison too")
     arguments = parser.parse_args()
+    if arguments.situations:
+        print_situations(arguments)
+        return
     if arguments.verify:
         verify_set(arguments.out)
     # A set that is there is compared as it is, whatever preset it was made from.
@@ -50,12 +60,11 @@ def main() -> None:
         compare_with_real(arguments.out, arguments.compare, arguments.compare_output)
 
 
-def make(arguments: argparse.Namespace) -> None:
-    """Makes the set, or what is missing of it, or one of its drives."""
-    from fusionperc.simulation.drives import finish, generate, generate_one
+def plan(arguments: argparse.Namespace) -> DriveSet:
+    """The drives asked for."""
     from fusionperc.simulation.sets import plan_drives
 
-    drives = plan_drives(
+    return plan_drives(
         arguments.preset,
         arguments.seed,
         num_train=arguments.drives_train,
@@ -68,6 +77,28 @@ def make(arguments: argparse.Namespace) -> None:
         camera_sweeps=arguments.camera_sweeps,
         compact=arguments.compact,
     )
+
+
+def print_situations(arguments: argparse.Namespace) -> None:
+    """Shares of time of the ego's situations and commands over all drives; their traffic alone is simulated."""
+    from fusionperc.simulation.recorder import drive_traffic
+    from fusionperc.simulation.traffic.situations import shares
+
+    traffic = []
+    for spec in track(plan(arguments).drives, "drives", console=console):
+        with tempfile.TemporaryDirectory(prefix="fusionperc-") as folder:
+            traffic.append(drive_traffic(spec, Path(folder)))
+    table = Table("situation", "share of time")
+    for name, share in shares(traffic).items():
+        table.add_row(name, f"{share:.3f}")
+    console.print(table)
+
+
+def make(arguments: argparse.Namespace) -> None:
+    """Makes the set, or what is missing of it, or one of its drives."""
+    from fusionperc.simulation.drives import finish, generate, generate_one
+
+    drives = plan(arguments)
     start = time.monotonic()
     only = arguments.only_drive
     asked = drives.num_key_frames if only is None else drives.drive(only).num_key_frames

@@ -110,14 +110,14 @@ def record_drive(spec: DriveSpec, root: Path, on_key_frame: Callable[[], None]) 
         OSError: the folder cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="fusionperc-") as folder:
-        drive = _traffic(spec, Path(folder))
+        drive = drive_traffic(spec, Path(folder))
     recorder = _Recorder(spec, drive, root)
     map_token = write_maps(recorder.writer, drive.town)
     recorder.run(on_key_frame)
     recorder.writer.finish(recorder.weather.description, map_token)
 
 
-def _traffic(spec: DriveSpec, folder: Path) -> TrafficDrive:
+def drive_traffic(spec: DriveSpec, folder: Path) -> TrafficDrive:
     """Traffic of the drive; where no car of the recording kind drove through, another seed is tried."""
     seed = spec.seed * 100_000 + spec.number
     for attempt in range(_TRAFFIC_ATTEMPTS - 1):

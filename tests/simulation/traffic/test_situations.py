@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from fusionperc.simulation.traffic.route import Junction, Route
 from fusionperc.simulation.traffic.situations import STEP_S, driving_command, shares, situations
 from fusionperc.simulation.world.town import ASPHALT, GRASS, build_town
 
+TOOL = Path(__file__).parents[3] / "tools" / "simulate.py"
 DURATION_S = 10.0
 SEEDS = ((4, 9), (5, 37), (7, 16))
 #: A town with a roundabout.
@@ -133,3 +137,15 @@ def test_a_roundabout_is_a_ring_of_road_around_grass(tmp_path: Path) -> None:
         assert (labels == label).mean() > 0.98
     for name in network.ring_edges:
         assert any(link.next_edge in network.ring_edges for link in network.links[name]), "the ring goes on"
+
+
+def test_the_tool_prints_them_and_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    asked = ("--preset", "demo", "--drives-train", "1", "--drives-val", "0", "--duration", "2", "--situations")
+    done = subprocess.run(
+        [sys.executable, str(TOOL), str(out), *asked], capture_output=True, text=True, check=True, timeout=300
+    )
+    printed = {name: float(share) for name, share in re.findall(r"│ ([a-z ()]+?) +│ ([\d.]+) +│", done.stdout)}
+    assert printed["free"] + printed["following"] + printed["stopping"] + printed["stopped"] <= 1.001
+    assert sum(share for name, share in printed.items() if "route" in name) == pytest.approx(1.0, abs=0.002)
+    assert not out.exists()
