@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,6 +71,16 @@ LIDAR_FEATURES = ("intensity", "time_delta_s")
 #: Columns of a radar point's features: radar cross section in dBsm, velocity over ground along ego x and y (only its
 #: radial part is measured), age.
 RADAR_FEATURES = ("rcs_dbsm", "vx_mps", "vy_mps", "time_delta_s")
+
+#: The 18 fields of a nuScenes radar file.
+RADAR_DTYPE = np.dtype(
+    [
+        ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"),
+        ("vx", "<f4"), ("vy", "<f4"), ("vx_comp", "<f4"), ("vy_comp", "<f4"), ("is_quality_valid", "i1"),
+        ("ambig_state", "i1"), ("x_rms", "i1"), ("y_rms", "i1"), ("invalid_state", "i1"), ("pdh0", "i1"),
+        ("vx_rms", "i1"), ("vy_rms", "i1"),
+    ]
+)  # fmt: skip
 
 #: The usual driving commands, from the ego's lateral displacement at 3 s.
 COMMANDS = ("right", "left", "straight")

@@ -13,21 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusionperc.data.errors import DataError
+from fusionperc.types import RADAR_DTYPE
 
 #: Columns of a LiDAR file, all float32.
 LIDAR_COLUMNS = 5
 #: Stored LiDAR intensities are 0 to 255.
 LIDAR_INTENSITY_MAX = 255.0
-
-#: The 18 fields of a nuScenes radar file.
-RADAR_DTYPE = np.dtype(
-    [
-        ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"),
-        ("vx", "<f4"), ("vy", "<f4"), ("vx_comp", "<f4"), ("vy_comp", "<f4"), ("is_quality_valid", "i1"),
-        ("ambig_state", "i1"), ("x_rms", "i1"), ("y_rms", "i1"), ("invalid_state", "i1"), ("pdh0", "i1"),
-        ("vx_rms", "i1"), ("vy_rms", "i1"),
-    ]
-)  # fmt: skip
 
 #: LiDAR returns inside this box around the own vehicle, x, y, z in its ego frame (origin on the ground below the rear
 #: axle), are its own body, and the sensor's 'no return' at its origin.

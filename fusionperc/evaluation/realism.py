@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from scipy.stats import ks_2samp
 
 from fusionperc.evaluation.lidar_sweep import NUM_BEAMS
 from fusionperc.evaluation.realism_measures import Group, Sample, Samples, Values
@@ -89,9 +90,7 @@ def distance(a: Values, b: Values) -> float:
     """Two-sample Kolmogorov-Smirnov distance of values (N,) and (M,); NaN if either is empty."""
     if len(a) == 0 or len(b) == 0:
         return math.nan
-    places = np.concatenate([a, b])
-    below = [np.searchsorted(np.sort(side), places, side="right") / len(side) for side in (a, b)]
-    return float(np.abs(below[0] - below[1]).max())
+    return float(ks_2samp(a, b, method="asymp").statistic)
 
 
 def comparison_table(rows: list[Row]) -> Table:

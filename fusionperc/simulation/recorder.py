@@ -174,7 +174,7 @@ class _Recorder:
             actors = self._place_actors(time_us)
             self._radars(time_us, actors, key_frames)
             if frame is not None:
-                frame.visibility = visibility_levels(self.world, frame.actors, self.rig, self._ego(time_us)[1])
+                frame.visibility = visibility_levels(self.world, frame.actors, self.rig, self._ego(time_us).world_T_ego)
             self._cameras(time_us)
             if frame is not None:
                 on_key_frame()
@@ -188,14 +188,14 @@ class _Recorder:
         label = int(token(what)[:8], 16)
         return np.random.default_rng((self.spec.seed, self.spec.number, label, time_us + 10_000_000))
 
-    def _ego(self, time_us: int) -> tuple[EgoState, NDArray[np.float64]]:
-        state = self.drive.ego_at(time_us * 1e-6)
-        return state, state.world_T_ego
+    def _ego(self, time_us: int) -> EgoState:
+        return self.drive.ego_at(time_us * 1e-6)
 
     def _lidar(self, time_us: int, frame: _KeyFrame | None) -> None:
         """One turn, which ends at `time_us`; the actors are left where they are in the middle of its last sector."""
         bounds_us = time_us - round(lidar.PERIOD_S * 1e6) + np.arange(lidar.NUM_SECTORS + 1) * _SECTOR_US
-        poses = np.stack([self._ego(bound)[1] @ self.rig[LIDAR].ego_T_sensor for bound in bounds_us.tolist()])
+        ego_T_lidar = self.rig[LIDAR].ego_T_sensor
+        poses = np.stack([self._ego(bound).world_T_ego @ ego_T_lidar for bound in bounds_us.tolist()])
         middles_us = (bounds_us[:-1] + _SECTOR_US // 2).tolist()
         points, has_echo = lidar.scan(
             self.world,
@@ -211,7 +211,7 @@ class _Recorder:
             has_echo &= clear
         if self.spec.compact:
             points = points[has_echo]
-        state = self._ego(time_us)[0]
+        state = self._ego(time_us)
         self.writer.add_sensor(
             LIDAR, self.spec.start_us + time_us, state, points.tobytes(), is_key_frame=frame is not None
         )
@@ -253,7 +253,8 @@ class _Recorder:
                     self._radar(channel, scan_us, time_us, actors, frame)
 
     def _radar(self, channel: str, scan_us: int, world_us: int, actors: list[Actor], frame: _KeyFrame | None) -> None:
-        state, pose = self._ego(scan_us)
+        state = self._ego(scan_us)
+        pose = state.world_T_ego
         world_T_radar = pose @ self.rig[channel].ego_T_sensor
         lever = world_T_radar[:2, 3] - pose[:2, 3]
         velocity = state.speed_mps * pose[:2, 0] + state.yaw_rate_radps * np.array([-lever[1], lever[0]])
@@ -282,7 +283,8 @@ class _Recorder:
                 self._picture(channel, sweep_us + self.rig[channel].delay_us + shift, is_key_frame=shot == 0)
 
     def _picture(self, channel: str, time_us: int, *, is_key_frame: bool) -> None:
-        state, pose = self._ego(time_us)
+        state = self._ego(time_us)
+        pose = state.world_T_ego
         actors = self._place_actors(time_us)
         rng = self._rng(channel, time_us)
         pixels, _ = camera.picture(self.world, self.rig[channel], pose, self.weather, actors, self.size_px, rng)

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 from pyquaternion import Quaternion
 
-from fusionperc.data.pointclouds import RADAR_DTYPE
-from fusionperc.types import ATTRIBUTES, CAMERAS
+from fusionperc.types import ATTRIBUTES, CAMERAS, RADAR_DTYPE
 
 START_US = 1_600_000_000_000_000
 SAMPLES = 9

@@ -10,7 +10,8 @@ import pytest
 
 from fusionperc.data.errors import DataError
 from fusionperc.data.pictures import PictureCrop, read_picture
-from fusionperc.data.pointclouds import RADAR_DTYPE, is_own_vehicle, read_lidar, read_radar
+from fusionperc.data.pointclouds import is_own_vehicle, read_lidar, read_radar
+from fusionperc.types import RADAR_DTYPE
 
 RadarBytes = Callable[..., bytes]
 XYZ = np.array([[1.0, 2, 3], [4, 5, 6]])

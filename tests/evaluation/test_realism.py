@@ -17,10 +17,11 @@ from rich.console import Console
 from scipy.stats import ks_2samp
 
 from fusionperc.data.errors import DataError
-from fusionperc.data.pointclouds import RADAR_DTYPE, read_lidar
+from fusionperc.data.pointclouds import read_lidar
 from fusionperc.evaluation.lidar_sweep import NUM_BEAMS, split_sweep
 from fusionperc.evaluation.realism import AIMS, compare, comparison_table, distance, ring_table, write_rows
 from fusionperc.evaluation.realism_measures import Sample, measure, only_version, radars_with_files
+from fusionperc.types import RADAR_DTYPE
 
 ROOT = Path(__file__).resolve().parents[2]
 ELEVATION_RAD = np.radians(np.linspace(-30.67, 10.67, NUM_BEAMS))

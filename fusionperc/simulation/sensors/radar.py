@@ -22,16 +22,7 @@ from fusionperc.simulation.sensors.radar_states import FAR_HALF_ANGLE_RAD, fill_
 from fusionperc.simulation.traffic.drive import Actor
 from fusionperc.simulation.world.triangles import STATIC
 from fusionperc.simulation.world.world import World
-
-#: The 18 fields of a nuScenes radar file.
-RADAR_DTYPE = np.dtype(
-    [
-        ("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("dyn_prop", "i1"), ("id", "<i2"), ("rcs", "<f4"),
-        ("vx", "<f4"), ("vy", "<f4"), ("vx_comp", "<f4"), ("vy_comp", "<f4"), ("is_quality_valid", "i1"),
-        ("ambig_state", "i1"), ("x_rms", "i1"), ("y_rms", "i1"), ("invalid_state", "i1"), ("pdh0", "i1"),
-        ("vx_rms", "i1"), ("vy_rms", "i1"),
-    ]
-)  # fmt: skip
+from fusionperc.types import RADAR_DTYPE
 
 MAX_POINTS = 125
 #: Weaker echoes never enter the list; out to the knee they are detected, beyond it the radar equation takes over.

@@ -29,7 +29,7 @@ def fill_states(
     """Fills what a radar says about its detections beside where they are, how strong and how fast.
 
     Args:
-        records: (P,) of `radar.RADAR_DTYPE`, places, strengths and compensated velocities already set; changed.
+        records: (P,) of `types.RADAR_DTYPE`, places, strengths and compensated velocities already set; changed.
         is_outside: (P,) detections beyond the edge of the field of view.
         has_stopped: (P,) of what stands now and is known to have moved.
         rng: draws everything random.

@@ -38,6 +38,19 @@ def driving(speed_mps: float, yaw_rate_radps: float = 0.0) -> np.ndarray:
     return np.stack([EGO @ pose @ MOUNT for pose in back])
 
 
+def as_fired(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (columns, 32, 3) of a real sweep with ego motion undone, and which firings have no return (columns, 32).
+
+    The compensation moves each column by what its missing returns show.
+    """
+    missing = (np.abs(rows[..., 0]) < 0.03) & (np.abs(rows[..., 2]) < 0.03) & (np.hypot(*rows[..., :2].T).T < 1)
+    column = np.broadcast_to(np.arange(len(rows))[:, None], missing.shape)[missing]
+    design = np.column_stack([column, np.ones(len(column))])
+    drift = np.linalg.lstsq(design, rows[..., :3][missing], rcond=None)[0]
+    back = np.arange(len(rows))[:, None] * drift[0] + drift[1]
+    return rows[..., :3] - back[:, None], missing
+
+
 def test_flat_ground_is_met_at_height_over_sine_of_the_ring(field_world: World) -> None:
     points = scan(field_world)
     distance = np.linalg.norm(points[:, :3], axis=1)
@@ -168,13 +181,8 @@ def test_the_roof_is_where_real_sweeps_have_it(real_nuscenes: Path) -> None:
     assert files
     for file in files:
         rows = np.fromfile(file, dtype=np.float32).reshape(-1, 32, 5)
-        missing = (np.abs(rows[..., 0]) < 0.03) & (np.abs(rows[..., 2]) < 0.03) & (np.hypot(*rows[..., :2].T).T < 1)
-        # The compensation moves each column by what its missing returns show.
-        column = np.broadcast_to(np.arange(len(rows))[:, None], missing.shape)[missing]
-        design = np.column_stack([column, np.ones(len(column))])
-        drift = np.linalg.lstsq(design, rows[..., :3][missing], rcond=None)[0]
-        back = np.arange(len(rows))[:, None] * drift[0] + drift[1]
-        range_m = np.linalg.norm(rows[..., :3] - back[:, None], axis=2)
+        rays, missing = as_fired(rows)
+        range_m = np.linalg.norm(rays, axis=2)
         near = (range_m < 2.5) & ~missing
         for ring in range(8):
             share = np.isfinite(ours[:, ring]).mean()
@@ -190,11 +198,7 @@ def test_firings_look_where_the_real_ones_do(real_nuscenes: Path) -> None:
     """Elevations and azimuths of a real sweep's far points, once ego motion is undone."""
     (file,) = real_nuscenes.glob("samples/LIDAR_TOP/*.bin")
     rows = np.fromfile(file, dtype=np.float32).reshape(-1, 32, 5)
-    missing = (np.abs(rows[..., 0]) < 0.03) & (np.abs(rows[..., 2]) < 0.03) & (np.hypot(*rows[..., :2].T).T < 1)
-    column = np.broadcast_to(np.arange(len(rows))[:, None], missing.shape)[missing]
-    design = np.column_stack([column, np.ones(len(column))])
-    drift = np.linalg.lstsq(design, rows[..., :3][missing], rcond=None)[0]
-    rays = rows[..., :3] - (np.arange(len(rows))[:, None] * drift[0] + drift[1])[:, None]
+    rays, missing = as_fired(rows)
     range_m = np.linalg.norm(rays, axis=2)
     far = ~missing & (range_m > 3)
     ours = lidar.ray_directions(len(rows)).reshape(-1, 32, 3)
