@@ -195,23 +195,43 @@ class BevGrid:
     def num_cells(self) -> int:
         return self.shape[0] * self.shape[1]
 
+    @property
+    def layer_m(self) -> float:
+        """Height of a voxel: a cell of this grid is one column from z_min_m to z_max_m."""
+        return self.z_max_m - self.z_min_m
+
+    @property
+    def layers(self) -> int:
+        """Z: the number of voxels above each other in a cell."""
+        return 1
+
+    @property
+    def num_voxels(self) -> int:
+        return self.num_cells * self.layers
+
     def with_cell(self, cell_m: float) -> BevGrid:
-        """The same range in cells of another size."""
+        """The same range in cells of another size, one layer high."""
         return BevGrid(self.x_min_m, self.x_max_m, self.y_min_m, self.y_max_m, self.z_min_m, self.z_max_m, cell_m)
 
     def cell_indices(self, xyz_m: Float[Tensor, "points 3"]) -> tuple[Int[Tensor, "points 2"], Bool[Tensor, " points"]]:
-        """(ix, iy) of each point, and whether it lies in the grid (NaN and infinities do not).
+        """(ix, iy) of each point, and whether it lies in the grid; see `voxel_indices`."""
+        index, inside = self.voxel_indices(xyz_m)
+        return index[:, :2], inside
 
-        float32 true division decides the cell, as everywhere in this package.
+    def voxel_indices(
+        self, xyz_m: Float[Tensor, "points 3"]
+    ) -> tuple[Int[Tensor, "points 3"], Bool[Tensor, " points"]]:
+        """(ix, iy, iz) of each point, 0 outside, and whether it lies in the grid (NaN and infinities do not).
+
+        float32 true division decides the voxel, as everywhere in this package: floor((p - min) / size).
         """
-        low = torch.tensor([self.x_min_m, self.y_min_m], dtype=xyz_m.dtype, device=xyz_m.device)
+        low = torch.tensor([self.x_min_m, self.y_min_m, self.z_min_m], dtype=xyz_m.dtype, device=xyz_m.device)
         # A tensor divisor: a GPU multiplies by the reciprocal of a Python number, which moves points to other cells.
-        cell = torch.tensor(self.cell_m, dtype=xyz_m.dtype, device=xyz_m.device)
-        coordinate = torch.floor((xyz_m[:, :2] - low) / cell)
-        size = torch.tensor(self.shape, dtype=xyz_m.dtype, device=xyz_m.device)
-        inside = (coordinate >= 0).all(1) & (coordinate < size).all(1)
-        inside &= (xyz_m[:, 2] >= self.z_min_m) & (xyz_m[:, 2] < self.z_max_m)
-        return torch.where(inside[:, None], coordinate, torch.zeros_like(coordinate)).long(), inside
+        size_m = torch.tensor([self.cell_m, self.cell_m, self.layer_m], dtype=xyz_m.dtype, device=xyz_m.device)
+        count = torch.tensor([*self.shape, self.layers], dtype=xyz_m.dtype, device=xyz_m.device)
+        coordinate = ((xyz_m - low) / size_m).floor_()
+        inside = ((coordinate >= 0) & (coordinate < count)).all(1)
+        return coordinate.masked_fill_(~inside[:, None], 0).long(), inside
 
     def centers_m(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """Cell centres, (X, Y, 2)."""
@@ -219,3 +239,34 @@ class BevGrid:
         x = self.x_min_m + (torch.arange(size_x, dtype=dtype, device=device) + 0.5) * self.cell_m
         y = self.y_min_m + (torch.arange(size_y, dtype=dtype, device=device) + 0.5) * self.cell_m
         return torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1)
+
+
+@dataclass(frozen=True)
+class VoxelGrid(BevGrid):
+    """A `BevGrid` cut into layers: index iz runs up from z_min_m, in voxels of cell_m x cell_m x height_m.
+
+    Attributes:
+        height_m: height of a voxel.
+
+    Raises:
+        ValueError: a range is empty or no whole number of voxels.
+    """
+
+    height_m: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        layers = (self.z_max_m - self.z_min_m) / self.height_m if self.height_m > 0 else 0.0
+        if not layers >= 1 or abs(layers - round(layers)) > 1e-6 * max(1.0, layers):
+            raise ValueError(
+                f"VoxelGrid: z range [{self.z_min_m}, {self.z_max_m}] m is no whole number of voxels of height_m = "
+                f"{self.height_m}: change one"
+            )
+
+    @property
+    def layer_m(self) -> float:
+        return self.height_m
+
+    @property
+    def layers(self) -> int:
+        return round((self.z_max_m - self.z_min_m) / self.height_m)

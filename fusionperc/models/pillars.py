@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fusionperc.config import PillarEncoderConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ResidualPyramid
-from fusionperc.ops.voxelize import Cells, reduce_cells, scatter_to_bev, voxelize
+from fusionperc.ops.voxelize import Voxels, reduce_voxels, scatter_to_bev, voxelize
 from fusionperc.types import Points
 
 
@@ -94,21 +94,20 @@ class PillarEncoder(nn.Module):
             )
         # Positions need float32: in bfloat16 a point at 50 m would move by up to 13 cm.
         with torch.autocast(points.xyz_m.device.type, enabled=False):
-            cells = voxelize(points, self.pillar_grid)
-            rows = self.point_net(self._point_features(points, cells))
+            pillars = voxelize(points, self.pillar_grid)
+            rows = self.point_net(self._point_features(points, pillars))
             # ReLU is monotone: after the maximum it costs a tenth.
-            pillars = F.relu(reduce_cells(rows, cells, "max"))
-            bev = scatter_to_bev(pillars, cells)
+            bev = scatter_to_bev(F.relu(reduce_voxels(rows, pillars, "max")), pillars)
         return self.backbone(bev)  # type: ignore[no-any-return]
 
-    def _point_features(self, points: Points, cells: Cells) -> Float[Tensor, "points features"]:
+    def _point_features(self, points: Points, pillars: Voxels) -> Float[Tensor, "points features"]:
         """One row per point inside the grid, sorted by pillar; everything of order one."""
-        xyz = points.xyz_m[cells.point_index]
-        own = points.features[cells.point_index] / self.feature_scale
-        mean = reduce_cells(xyz, cells, "mean")
+        xyz = points.xyz_m.index_select(0, pillars.point_index)
+        own = points.features.index_select(0, pillars.point_index) / self.feature_scale
+        mean = reduce_voxels(xyz, pillars, "mean")
         grid = self.pillar_grid
-        pillar = torch.cat([mean, cells.centers_m()], dim=1)[cells.cell_of_point]
-        to_mean = (xyz - pillar[:, :3]) / grid.cell_m
-        to_center = (xyz[:, :2] - pillar[:, 3:]) / grid.cell_m
+        of_pillar = torch.cat([mean, pillars.centers_m()[:, :2]], dim=1).index_select(0, pillars.voxel_of_point)
+        to_mean = (xyz - of_pillar[:, :3]) / grid.cell_m
+        to_center = (xyz[:, :2] - of_pillar[:, 3:]) / grid.cell_m
         position = xyz[:, :2] / max(grid.x_max_m, grid.y_max_m)
         return torch.cat([to_mean, to_center, xyz[:, 2:], position, own.nan_to_num()], dim=1)

@@ -5,20 +5,22 @@ cell that is depends on calibration only; `frustum_ranks` sorts those (pixel, de
 then one weighted gather-sum over contiguous segments: the (pixels x depths x channels) product is never stored.
 
 Source: Philion and Fidler, "Lift, Splat, Shoot" (ECCV 2020); the pooling is that of Huang and Huang, "BEVPoolV2"
-(arXiv:2211.17111), here by `embedding_bag`.
+(arXiv:2211.17111), here without atomics in forward and backward.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fusionperc.geometry import BevGrid, transform_points
+from fusionperc.ops.dispatch import Implementation, choose
+from fusionperc.ops.segments import segment_sum
 
 
 @dataclass(frozen=True)
@@ -114,28 +116,34 @@ def frustum_ranks(
 
 
 def bev_pool(
-    features: Float[Tensor, "pixels channels"], depth: Float[Tensor, "pixels depths"], ranks: FrustumRanks
+    features: Float[Tensor, "pixels channels"],
+    depth: Float[Tensor, "pixels depths"],
+    ranks: FrustumRanks,
+    *,
+    implementation: Implementation = "auto",
 ) -> Float[Tensor, "batch channels x y"]:
     """Sums depth-weighted picture features into cells, with gradients to both.
 
     Args:
-        features: one row per pixel of the present pictures.
+        features: one row per pixel of the present pictures; float16 and bfloat16 are summed in float32.
         depth: depth probabilities of those pixels.
         ranks: from `frustum_ranks`.
+        implementation: 'auto', 'torch' or 'triton'.
 
     Returns:
-        (B, C, X, Y), channels-last in memory; cells no pixel reaches are zero.
+        (B, C, X, Y) of the type of `features`, channels-last in memory; cells no pixel reaches are zero.
 
     Raises:
-        ValueError: features, depth and ranks do not count the same pixels.
+        ValueError: features, depth and ranks do not count the same pixels, or the implementation cannot run here.
     """
     pixels = ranks.pixel_splits.shape[0] - 1
     if features.shape[0] != pixels or depth.shape[0] != pixels:
         raise ValueError(
             f"bev_pool: features has {features.shape[0]} and depth {depth.shape[0]} pixels, the ranks count {pixels}"
         )
+    chosen = choose("bev_pool", features.device, implementation, ("triton",))
     size_x, size_y = ranks.grid.shape
-    pooled: Tensor = _BevPool.apply(features, depth, ranks)
+    pooled: Tensor = _BevPool.apply(features, depth, ranks, chosen)
     return pooled.view(ranks.batch_size, size_x, size_y, features.shape[1]).permute(0, 3, 1, 2)
 
 
@@ -145,44 +153,59 @@ def _row_splits(sorted_rows: Tensor, rows: int) -> Tensor:
 
 
 class _BevPool(torch.autograd.Function):
-    """The forward is a bag over cells, the features' gradient a bag over pixels (the transposed CSR).
+    """The forward sums over cells, the features' gradient over pixels (the transposed CSR).
 
     Depth's gradient at (pixel, depth) is the inner product of the pixel's feature and the cell's gradient, taken at the
-    R pairs alone and in chunks, so that memory stays bounded.
+    R pairs alone.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, depth: Tensor, ranks: FrustumRanks) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, depth: Tensor, ranks: FrustumRanks, implementation: Implementation
+    ) -> Tensor:
         ctx.save_for_backward(features, depth)
-        ctx.ranks = ranks
-        return _bags(ranks.pixel, features, ranks.cell_splits, depth.reshape(-1)[ranks.frustum])
+        ctx.ranks, ctx.implementation = ranks, implementation
+        weights = depth.reshape(-1).index_select(0, ranks.frustum)
+        return segment_sum(
+            features, ranks.cell_splits, rows=ranks.pixel, weights=weights, implementation=implementation
+        )
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         features, depth = ctx.saved_tensors
         ranks: FrustumRanks = ctx.ranks
         grad = grad_outputs[0].contiguous()
+        if ctx.implementation == "triton":
+            from fusionperc.ops.bev_pool_triton import backward as triton_backward
+
+            return *triton_backward(grad, features, depth, ranks), None, None
         grad_features = grad_depth = None
         if ctx.needs_input_grad[0]:
-            weights = depth.reshape(-1)[ranks.frustum_by_pixel]
-            grad_features = _bags(ranks.cell_by_pixel, grad, ranks.pixel_splits, weights)
+            weights = depth.reshape(-1).index_select(0, ranks.frustum_by_pixel)
+            grad_features = segment_sum(
+                grad, ranks.pixel_splits, rows=ranks.cell_by_pixel, weights=weights, implementation=ctx.implementation
+            )
         if ctx.needs_input_grad[1]:
-            grad_depth = torch.zeros_like(depth).reshape(-1)
-            pixel = ranks.frustum_by_pixel // depth.shape[1]
-            for start in range(0, len(pixel), _PAIRS_PER_CHUNK):
-                chunk = slice(start, start + _PAIRS_PER_CHUNK)
-                products = features[pixel[chunk]] * grad[ranks.cell_by_pixel[chunk]]
-                grad_depth[ranks.frustum_by_pixel[chunk]] = products.sum(1)
-            grad_depth = grad_depth.reshape(depth.shape)
-        return grad_features, grad_depth, None
+            products = _products_at_pairs(features, grad, ranks).to(depth.dtype)
+            grad_depth = depth.new_zeros(depth.numel()).index_copy_(0, ranks.frustum_by_pixel, products).view_as(depth)
+        return grad_features, grad_depth, None, None
 
 
-#: Pairs whose features are gathered at once in the backward: a few MiB, which stays in the cache of a CPU.
-_PAIRS_PER_CHUNK = 16384
+def _products_at_pairs(features: Tensor, grad: Tensor, ranks: FrustumRanks) -> Tensor:
+    """(R,) inner products of the pixel's row of `features` and the cell's row of `grad`, in the order of the pixels.
 
-
-def _bags(rows: Tensor, table: Tensor, splits: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of table rows over contiguous segments."""
-    if not len(rows):
-        return table.new_zeros(splits.shape[0] - 1, table.shape[1])
-    return F.embedding_bag(rows, table, splits[:-1], mode="sum", per_sample_weights=weights)
+    A product of two matrices of which only some entries are wanted is one call for sparse matrices. Measured on 270,000
+    pairs of 80 channels, 2 cores: 0.9 ms; gathering both rows in chunks takes 29 ms.
+    """
+    wide = torch.float32 if features.dtype in (torch.float16, torch.bfloat16) else features.dtype
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            ranks.pixel_splits,
+            ranks.cell_by_pixel,
+            features.new_zeros(ranks.cell_by_pixel.shape, dtype=wide),
+            (features.shape[0], grad.shape[0]),
+            check_invariants=False,
+        )
+    products: Tensor = torch.sparse.sampled_addmm(pattern, features.to(wide), grad.to(wide).T, beta=0).values()
+    return products

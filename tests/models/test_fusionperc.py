@@ -14,7 +14,7 @@ from torch import Tensor
 from fusionperc.config import ModelConfig
 from fusionperc.geometry import rigid, rotation_from_yaw
 from fusionperc.models.fusionperc import FusionPerc, FusionPercOutput
-from fusionperc.ops.voxelize import reduce_cells, scatter_to_bev, voxelize
+from fusionperc.ops.voxelize import reduce_voxels, scatter_to_bev, voxelize
 from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs, sensors_from_letters
 
 SUBSETS = ["".join(c) for n in (1, 2, 3) for c in itertools.combinations("CRL", n)]
@@ -192,8 +192,8 @@ def test_mirrored_input_gives_mirrored_maps_up_to_the_network() -> None:
     grid, points = small_config().grid.grid(), some_points(2, [400, 100], 3)
 
     def occupancy(points: Points) -> Tensor:
-        cells = voxelize(points, grid)
-        return scatter_to_bev(reduce_cells(torch.ones(len(cells.point_index), 1), cells, "sum"), cells)
+        pillars = voxelize(points, grid)
+        return scatter_to_bev(reduce_voxels(torch.ones(len(pillars.point_index), 1), pillars, "sum"), pillars)
 
     mirrored = replace(points, xyz_m=points.xyz_m * torch.tensor([1.0, -1.0, 1.0]))
     assert torch.equal(occupancy(mirrored), occupancy(points).flip(3))

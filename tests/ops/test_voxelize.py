@@ -1,157 +1,177 @@
-"""Voxelization against a numpy oracle, its reductions and their gradients."""
+"""Every implementation of voxelization against a numpy oracle."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from clouds import IMPLEMENTATIONS, PILLARS, VOXELS, device_of, make_points, random_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusionperc.geometry import BevGrid
-from fusionperc.ops.voxelize import Cells, reduce_cells, scatter_to_bev, voxelize
+from fusionperc.geometry import BevGrid, VoxelGrid
+from fusionperc.ops.dispatch import Implementation
+from fusionperc.ops.voxelize import Voxels, voxelize
 from fusionperc.types import Points
 
-GRID = BevGrid(-1.2, 1.2, -0.6, 0.9, -1.0, 2.0, 0.3)  # 8 x 5 cells
+Cell = tuple[int, int, int, int]
 
 
-def make_points(xyz: np.ndarray, sample: np.ndarray, batch_size: int) -> Points:
-    return Points(
-        torch.from_numpy(xyz.astype(np.float32)).reshape(-1, 3),
-        torch.arange(len(sample), dtype=torch.float32)[:, None],
-        torch.from_numpy(sample.astype(np.int64)),
-        batch_size,
-    )
+def oracle(points: Points, grid: BevGrid) -> dict[Cell, list[int]]:
+    """(sample, ix, iy, iz) -> point numbers, one point at a time, in numpy float32."""
+    voxels: dict[Cell, list[int]] = {}
+    low = np.array([grid.x_min_m, grid.y_min_m, grid.z_min_m], np.float32)
+    size = np.array([grid.cell_m, grid.cell_m, grid.layer_m], np.float32)
+    count = np.array([*grid.shape, grid.layers])
+    for number, (xyz, sample) in enumerate(zip(points.xyz_m.cpu().numpy(), points.sample_index.tolist(), strict=True)):
+        with np.errstate(invalid="ignore"):
+            index = np.floor((xyz - low) / size)
+        if np.isfinite(xyz).all() and (index >= 0).all() and (index < count).all():
+            voxels.setdefault((sample, *map(int, index)), []).append(number)
+    return voxels
 
 
-def oracle(points: Points, grid: BevGrid) -> dict[tuple[int, int, int], list[int]]:
-    """(sample, ix, iy) -> point numbers, one point at a time, in numpy float32."""
-    cells: dict[tuple[int, int, int], list[int]] = {}
-    low = np.array([grid.x_min_m, grid.y_min_m], np.float32)
-    for number, (xyz, sample) in enumerate(zip(points.xyz_m.numpy(), points.sample_index.tolist(), strict=True)):
-        if not np.isfinite(xyz).all() or not grid.z_min_m <= xyz[2] < grid.z_max_m:
-            continue
-        ix, iy = np.floor((xyz[:2] - low) / np.float32(grid.cell_m))
-        if 0 <= ix < grid.shape[0] and 0 <= iy < grid.shape[1]:
-            cells.setdefault((sample, int(ix), int(iy)), []).append(number)
-    return cells
-
-
-def as_dict(cells: Cells) -> dict[tuple[int, int, int], list[int]]:
-    splits = cells.row_splits.tolist()
+def as_dict(voxels: Voxels) -> dict[Cell, list[int]]:
+    splits = voxels.row_splits.tolist()
     return {
-        (int(sample), int(ix), int(iy)): cells.point_index[start:end].tolist()
-        for (ix, iy), sample, start, end in zip(
-            cells.coordinates, cells.sample_index, splits[:-1], splits[1:], strict=True
+        (sample, *index): voxels.point_index[start:end].tolist()
+        for index, sample, start, end in zip(
+            voxels.coordinates.tolist(), voxels.sample_index.tolist(), splits[:-1], splits[1:], strict=True
         )
     }
 
 
-# Borders of cells and of the grid, their float32 neighbours, and what is no number.
+# Borders of voxels and of the grid, their float32 neighbours, and what is no number.
 EDGES = [np.float32(v) for v in np.linspace(-1.5, 1.5, 11)]
 COORDINATES = st.one_of(
     st.floats(-1.625, 1.625, width=32),
     st.sampled_from(
         [*EDGES, *(np.nextafter(e, np.float32(9)) for e in EDGES), *(np.nextafter(e, np.float32(-9)) for e in EDGES)]
     ),
-    st.sampled_from([np.nan, np.inf, -np.inf, 1e30]),
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e30]),
 )
-HEIGHTS = st.one_of(st.floats(-1.25, 2.25, width=32), st.sampled_from([np.nan, -1.0, 2.0]))
+HEIGHTS = st.one_of(
+    st.floats(-1.25, 2.25, width=32),
+    st.sampled_from([np.nan, -1.0, 2.0, *np.nextafter(np.float32([-1, 2]), np.float32(0)).tolist()]),
+)
+CLOUDS = st.lists(st.tuples(COORDINATES, COORDINATES, HEIGHTS, st.integers(0, 2)), max_size=40)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(COORDINATES, COORDINATES, HEIGHTS, st.integers(0, 2)), max_size=40))
-def test_matches_the_oracle(rows: list[tuple[float, float, float, int]]) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(rows=CLOUDS)
+def test_matches_the_oracle(implementation: Implementation, rows: list[tuple[float, float, float, int]]) -> None:
     xyz = np.array([row[:3] for row in rows], np.float32).reshape(-1, 3)
-    points = make_points(xyz, np.array([row[3] for row in rows]), 4)
-    cells = voxelize(points, GRID)
-    expected = oracle(points, GRID)
-    assert as_dict(cells) == expected
-    assert list(as_dict(cells)) == sorted(expected)
-    assert cells.cell_of_point.tolist() == [row for row, key in enumerate(sorted(expected)) for _ in expected[key]]
+    points = make_points(xyz, np.array([row[3] for row in rows]), 4, device_of(implementation))
+    for grid in (PILLARS, VOXELS):
+        voxels = voxelize(points, grid, implementation=implementation)
+        expected = oracle(points, grid)
+        assert as_dict(voxels) == expected
+        assert list(as_dict(voxels)) == sorted(expected)
+        rows_of_points = [row for row, cell in enumerate(sorted(expected)) for _ in expected[cell]]
+        assert voxels.voxel_of_point.tolist() == rows_of_points
+        assert int(voxels.num_occupied) == len(voxels) == len(expected)
 
 
-def test_hand_made_case() -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_hand_made_case(implementation: Implementation) -> None:
     xyz = np.array([[0.0, 0.0, 0], [0.01, 0.02, 0], [1.19, 0.89, 0], [1.2, 0.0, 0], [0.0, 0.0, 2.0], [-1.2, -0.6, -1]])
-    cells = voxelize(make_points(xyz, np.array([1, 1, 1, 1, 1, 0]), 3), GRID)
-    assert as_dict(cells) == {(0, 0, 0): [5], (1, 4, 2): [0, 1], (1, 7, 4): [2]}
-    torch.testing.assert_close(cells.centers_m()[1], torch.tensor([0.15, 0.15]))
+    points = make_points(xyz, np.array([1, 1, 1, 1, 1, 0]), 3, device_of(implementation))
+    pillars = voxelize(points, PILLARS, implementation=implementation)
+    assert as_dict(pillars) == {(0, 0, 0, 0): [5], (1, 4, 2, 0): [0, 1], (1, 7, 4, 0): [2]}
+    torch.testing.assert_close(pillars.centers_m()[1].cpu(), torch.tensor([0.15, 0.15, 0.5]))
+    voxels = voxelize(points, VOXELS, implementation=implementation)
+    assert as_dict(voxels) == {(0, 0, 0, 0): [5], (1, 4, 2, 1): [0, 1], (1, 7, 4, 1): [2]}
+    torch.testing.assert_close(voxels.centers_m()[1].cpu(), torch.tensor([0.15, 0.15, 0.125]))
 
 
-@pytest.mark.parametrize("how", ["sum", "mean", "max"])
-def test_reductions_match_numpy(how: str) -> None:
-    rng = np.random.default_rng(0)
-    points = make_points(rng.uniform(-1, 1, (200, 3)), rng.integers(0, 2, 200), 2)
-    cells = voxelize(points, GRID)
-    values = torch.randn(len(cells.point_index), 3, generator=torch.Generator().manual_seed(0))
-    reduced = reduce_cells(values, cells, how)  # type: ignore[arg-type]
-    for row, (start, end) in enumerate(zip(cells.row_splits[:-1], cells.row_splits[1:], strict=True)):
-        expected = getattr(values[start:end].numpy(), how)(axis=0)
-        np.testing.assert_allclose(reduced[row].numpy(), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_no_points_at_all_and_none_inside(implementation: Implementation) -> None:
+    for xyz in (np.zeros((0, 3)), np.full((7, 3), 50.0)):
+        points = make_points(xyz, np.zeros(len(xyz)), 2, device_of(implementation))
+        voxels = voxelize(points, VOXELS, implementation=implementation)
+        assert len(voxels) == 0
+        assert voxels.row_splits.tolist() == [0]
+        assert len(voxels.point_index) == 0
+        bounded = voxelize(points, VOXELS, max_voxels=3, implementation=implementation)
+        assert bounded.row_splits.tolist() == [0, 0, 0, 0]
+        assert bounded.key.tolist() == [2 * VOXELS.num_voxels] * 3
+        assert bounded.point_index.tolist() == list(range(len(xyz)))
 
 
-@pytest.mark.parametrize("how", ["sum", "mean", "max"])
-def test_gradients(how: str) -> None:
-    rng = np.random.default_rng(1)
-    cells = voxelize(make_points(rng.uniform(-0.6, 0.6, (30, 3)), rng.integers(0, 2, 30), 2), GRID)
-    values = torch.randn(len(cells.point_index), 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda v: scatter_to_bev(reduce_cells(v, cells, how), cells),  # type: ignore[arg-type]
-        (values,),
-    )
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_many_points_in_one_voxel(implementation: Implementation) -> None:
+    """Two million (interpreted: twenty thousand) points on one spot, and one elsewhere."""
+    count = 20_000 if implementation == "triton" and not torch.cuda.is_available() else 2_000_000
+    xyz = np.full((count, 3), 0.1)
+    xyz[count // 2] = (-1.0, 0.0, 0.0)
+    points = make_points(xyz, np.zeros(count), 1, device_of(implementation))
+    voxels = voxelize(points, VOXELS, implementation=implementation)
+    assert voxels.counts.tolist() == [1, count - 1]
+    assert int(voxels.point_index[0]) == count // 2
+    expected = torch.cat([torch.arange(count // 2), torch.arange(count // 2 + 1, count)])
+    assert torch.equal(voxels.point_index[1:].cpu(), expected)
 
 
-def test_equal_maxima_give_the_gradient_to_the_first_point() -> None:
-    cells = voxelize(make_points(np.zeros((3, 3)), np.zeros(3), 1), GRID)
-    values = torch.tensor([[1.0], [2.0], [2.0]], requires_grad=True)
-    reduce_cells(values, cells, "max").sum().backward()
-    assert values.grad is not None
-    assert values.grad[:, 0].tolist() == [0, 1, 0]
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("max_voxels", [1, 20, 500])
+def test_an_upper_bound_keeps_the_first_rows(implementation: Implementation, max_voxels: int) -> None:
+    points = random_points(300, 3, 0, device_of(implementation))
+    free = voxelize(points, VOXELS, implementation="torch")
+    bounded = voxelize(points, VOXELS, max_voxels=max_voxels, implementation=implementation)
+    used = min(max_voxels, len(free))
+    assert len(bounded) == max_voxels
+    assert bounded.is_bounded
+    assert int(bounded.num_occupied) == len(free)
+    assert torch.equal(bounded.row_splits[: used + 1], free.row_splits[: used + 1])
+    assert torch.equal(bounded.key[:used], free.key[:used])
+    assert torch.equal(bounded.coordinates[:used], free.coordinates[:used])
+    in_rows = int(bounded.row_splits[-1])
+    assert torch.equal(bounded.point_index[:in_rows], free.point_index[:in_rows])
+    assert sorted(bounded.point_index.tolist()) == list(range(300))
+    assert (bounded.counts[used:] == 0).all()
+    assert (bounded.sample_index[used:] == 3).all()
+    assert torch.equal(bounded.voxel_of_point[:in_rows], free.voxel_of_point[:in_rows])
+    assert (bounded.voxel_of_point[in_rows:] == max_voxels).all()
 
 
-@pytest.mark.parametrize("how", ["mean", "max"])
-def test_order_of_points_does_not_matter(how: str) -> None:
-    rng = np.random.default_rng(2)
-    xyz, sample = rng.uniform(-1, 1, (300, 3)), rng.integers(0, 3, 300)
-    values, order = rng.normal(size=(300, 4)).astype(np.float32), rng.permutation(300)
-
-    def bev(xyz: np.ndarray, sample: np.ndarray, values: np.ndarray) -> torch.Tensor:
-        cells = voxelize(make_points(xyz, sample, 3), GRID)
-        return scatter_to_bev(reduce_cells(torch.from_numpy(values)[cells.point_index], cells, how), cells)  # type: ignore[arg-type]
-
-    torch.testing.assert_close(bev(xyz, sample, values), bev(xyz[order], sample[order], values[order]))
-
-
-def test_scatter_puts_cells_where_they_belong() -> None:
-    xyz = np.array([[0.0, 0.0, 0.0], [1.19, 0.89, 0.0]])
-    cells = voxelize(make_points(xyz, np.array([0, 2]), 3), GRID)
-    bev = scatter_to_bev(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), cells)
-    assert bev.shape == (3, 2, 8, 5)
-    assert bev[0, :, 4, 2].tolist() == [1, 2]
-    assert bev[2, :, 7, 4].tolist() == [3, 4]
-    assert bev.abs().sum() == 10
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_large_grids_need_longer_keys(implementation: Implementation) -> None:
+    """1.6e9 cells need three digits of the radix sort; twice that no longer fits 31 bits, four times 32."""
+    grid = BevGrid(-5000.0, 5000.0, -5000.0, 5000.0, -1.0, 1.0, 0.25)
+    xyz = np.array([[4999.9, 4999.9, 0], [-5000, -5000, 0], [0, 0, 0]])
+    for batch_size in (1, 2, 4):
+        last = batch_size - 1
+        points = make_points(xyz, np.array([last, last, 0]), batch_size, device_of(implementation))
+        assert as_dict(voxelize(points, grid, implementation=implementation)) == {
+            (last, 0, 0, 0): [1],
+            (last, 39999, 39999, 0): [0],
+            (0, 20000, 20000, 0): [2],
+        }
 
 
-@pytest.mark.parametrize("how", ["sum", "mean", "max"])
-def test_no_points_at_all(how: str) -> None:
-    cells = voxelize(make_points(np.zeros((0, 3)), np.zeros(0), 2), GRID)
-    assert len(cells) == 0
-    values = torch.zeros(0, 5, requires_grad=True)
-    bev = scatter_to_bev(reduce_cells(values, cells, how), cells)  # type: ignore[arg-type]
-    assert bev.shape == (2, 5, 8, 5)
-    bev.sum().backward()
-    assert not bev.any()
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_layouts_that_are_not_contiguous(implementation: Implementation) -> None:
+    points = random_points(200, 2, 1, device_of(implementation))
+    table = torch.cat([points.features, points.xyz_m, points.features], dim=1)
+    pair = torch.stack([points.sample_index, points.sample_index], dim=1)
+    strided = Points(table[:, 1:4], points.features, pair[:, 0], 2)
+    assert not strided.xyz_m.is_contiguous()
+    ours, expected = voxelize(strided, VOXELS, implementation=implementation), oracle(points, VOXELS)
+    assert as_dict(ours) == expected
 
 
-def test_a_large_grid_needs_64_bit_keys() -> None:
-    grid = BevGrid(-5000.0, 5000.0, -5000.0, 5000.0, -1.0, 1.0, 0.25)  # 1.6e9 cells
-    points = make_points(np.array([[4999.9, 4999.9, 0], [-5000, -5000, 0]]), np.array([1, 1]), 2)
-    assert as_dict(voxelize(points, grid)) == {(1, 0, 0): [1], (1, 39999, 39999): [0]}
+def test_a_voxel_grid_of_one_layer_is_a_bev_grid() -> None:
+    points = random_points(200, 2, 2)
+    one_layer = VoxelGrid(-1.2, 1.2, -0.6, 0.9, -1.0, 2.0, 0.3, 3.0)
+    assert as_dict(voxelize(points, PILLARS)) == as_dict(voxelize(points, one_layer))
 
 
 def test_errors_name_what_is_wrong() -> None:
+    points = make_points(np.zeros((2, 3)), np.zeros(2), 1)
     with pytest.raises(ValueError, match="sample_index must lie in"):
         make_points(np.zeros((2, 3)), np.array([0, 5]), 2)
-    cells = voxelize(make_points(np.zeros((2, 3)), np.zeros(2), 1), GRID)
-    with pytest.raises(ValueError, match="3 rows"):
-        reduce_cells(torch.zeros(3, 1), cells, "sum")
+    with pytest.raises(ValueError, match="max_voxels = 0 must be at least 1"):
+        voxelize(points, PILLARS, max_voxels=0)
+    with pytest.raises(ValueError, match=r"VoxelGrid: z range \[-1.0, 2.0\] m is no whole number of voxels"):
+        VoxelGrid(-1.2, 1.2, -0.6, 0.9, -1.0, 2.0, 0.3, 0.7)
