@@ -79,7 +79,7 @@ def segment_sum_kernel(
 
 @triton.jit(do_not_specialize=["num_segments"])
 def segment_max_kernel(
-    values, splits, maximum, row_of_maximum, num_segments, channels, mean_length,
+    values, splits, maximum, row_of_maximum, num_segments, channels, mean_length, ACCUMULATOR: tl.constexpr,
     BLOCK_SEGMENTS: tl.constexpr, BLOCK_ENTRIES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """As `segment_sum_kernel`; of equal values the first counts."""
@@ -89,13 +89,14 @@ def segment_max_kernel(
     start = tl.load(splits + segment, mask=exists, other=0).to(tl.int64)
     end = tl.load(splits + segment + 1, mask=exists, other=0).to(tl.int64)
     is_channel = channel < channels
-    best = tl.full([BLOCK_SEGMENTS, BLOCK_CHANNELS], float("-inf"), values.dtype.element_ty)
+    best = tl.full([BLOCK_SEGMENTS, BLOCK_CHANNELS], float("-inf"), ACCUMULATOR)
     best_row = tl.zeros([BLOCK_SEGMENTS, BLOCK_CHANNELS], tl.int64) - 1
     for offset in range(0, tl.max(end - start, 0), BLOCK_ENTRIES):
         entry = start[:, None] + offset + tl.arange(0, BLOCK_ENTRIES)[None, :]
         is_entry = entry < end[:, None]
         address = values + entry[:, :, None] * channels + channel[None, None, :]
         value = tl.load(address, mask=is_entry[:, :, None] & is_channel[None, None, :], other=float("-inf"))
+        value = value.to(ACCUMULATOR)
         highest = tl.max(value, axis=1)
         is_highest = (value == highest[:, None, :]) & is_entry[:, :, None]
         first = tl.min(tl.where(is_highest, entry[:, :, None], end[:, None, None]), axis=1)
@@ -105,7 +106,7 @@ def segment_max_kernel(
         best_row = tl.where(better, first, best_row)
     address = segment[:, None] * channels + channel[None, :]
     is_output = exists[:, None] & is_channel[None, :]
-    tl.store(maximum + address, tl.where(best_row < 0, 0, best), mask=is_output)
+    tl.store(maximum + address, tl.where(best_row < 0, 0, best).to(maximum.dtype.element_ty), mask=is_output)
     tl.store(row_of_maximum + address, tl.maximum(best_row, 0), mask=is_output)
 
 
@@ -147,6 +148,7 @@ def segment_max(values: Tensor, splits: Tensor) -> tuple[Tensor, Tensor]:
         _segment_max(
             _blocks_for(num_segments, channels),
             values, splits, maximum, row, num_segments, channels, length_class(values.shape[0], num_segments),
+            ACCUMULATOR=accumulator(values.dtype),
         )  # fmt: skip
     return maximum, row
 
