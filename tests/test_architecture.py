@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "simulation": CORE,
     "visualization": CORE,
     "training": CORE | {"ops", "models", "objectives", "data", "environment"},
+    "benchmarks": CORE | {"ops", "models", "objectives", "data"},
     # Evaluations take minutes and print tables: they share the tools' console.
     "evaluation": CORE | {"ops", "models", "objectives", "data", "visualization", "environment", "console"},
 }

@@ -38,12 +38,9 @@ def choose(
         ValueError: the implementation asked for does not exist for the operation, or cannot run here.
     """
     if implementation == "auto":
-        for name in offered:
-            if device.type == _HOME[name] and _is_installed(name):
-                _log_once(operation, device.type, name)
-                return name
-        _log_once(operation, device.type, "torch")
-        return "torch"
+        chosen = available(device, offered)[0]
+        _log_once(operation, device.type, chosen)
+        return chosen
     if implementation == "torch":
         return implementation
     if implementation not in offered:
@@ -57,6 +54,11 @@ def choose(
     else:
         return implementation
     raise ValueError(f"{operation}: implementation='{implementation}' cannot run on {device}: {obstacle}")
+
+
+def available(device: torch.device, offered: tuple[Implementation, ...]) -> list[Implementation]:
+    """Those of `offered` that are made for the device and installed, then 'torch'."""
+    return [name for name in offered if device.type == _HOME[name] and _is_installed(name)] + ["torch"]
 
 
 def triton_is_interpreted() -> bool:

@@ -33,7 +33,7 @@ def sort_into_voxels(points: Points, grid: BevGrid) -> tuple[Tensor, Tensor, Ten
         return voxelize.sort_into_voxels(points, grid)
     shape = np.array([*grid.shape, grid.layers], np.uint32)
     packed, other = np.empty((2, count), np.uint64)
-    num_inside = _pack(
+    _pack(
         points.xyz_m.detach().float().contiguous().view(-1).numpy(),
         points.sample_index.contiguous().numpy(),
         np.array([grid.x_min_m, grid.y_min_m, grid.z_min_m], np.float32),
@@ -42,14 +42,14 @@ def sort_into_voxels(points: Points, grid: BevGrid) -> tuple[Tensor, Tensor, Ten
         np.uint32(outside),
         packed,
     )
+    point_index = torch.empty(count, dtype=torch.int64)
+    row_splits = torch.empty(count + 1, dtype=torch.int64)
+    key = torch.empty(count, dtype=torch.int64)
     bits = outside.bit_length()
     passes = -(-bits // RADIX_BITS)
+    packed, other = _split(packed, other, np.uint32(outside), point_index.numpy())
     packed = _radix_sort(packed, other, passes, -(-bits // passes))
-
-    point_index = torch.empty(count, dtype=torch.int64)
-    row_splits = torch.empty(num_inside + 1, dtype=torch.int64)
-    key = torch.empty(num_inside, dtype=torch.int64)
-    num_voxels = _runs(packed, num_inside, point_index.numpy(), row_splits.numpy(), key.numpy())
+    num_voxels = _runs(packed, point_index.numpy(), row_splits.numpy(), key.numpy())
     row_splits, key = row_splits[: num_voxels + 1], key[:num_voxels]
     coordinates = torch.empty(num_voxels, 3, dtype=torch.int64)
     _coordinates(key.numpy(), shape, coordinates.numpy())
@@ -66,8 +66,8 @@ def pad(values: Tensor, voxels: voxelize.Voxels, max_points: int, voxel: Tensor 
 
 # Numpy's error model: no check for division by zero, which cannot happen here and would keep the loops scalar.
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pack(xyz: Array, sample: Array, low: Array, size_m: Array, shape: Array, outside: Any, packed: Array) -> int:
-    """Key of each point (`outside` for those outside) above its number, as one word; returns how many are inside.
+def _pack(xyz: Array, sample: Array, low: Array, size_m: Array, shape: Array, outside: Any, packed: Array) -> None:
+    """Key of each point (`outside` for those outside) above its number, as one word.
 
     Straight-line code on flat arrays: it becomes vector instructions.
     """
@@ -76,7 +76,6 @@ def _pack(xyz: Array, sample: Array, low: Array, size_m: Array, shape: Array, ou
     num_x, num_y, num_z = shape[0], shape[1], shape[2]
     end_x, end_y, end_z = np.float32(num_x), np.float32(num_y), np.float32(num_z)
     zero = np.float32(0)
-    num_inside = 0
     for i in range(packed.shape[0]):
         # What is not negative is floored by truncation.
         x = (xyz[3 * i] - low_x) / size_x
@@ -88,8 +87,23 @@ def _pack(xyz: Array, sample: Array, low: Array, size_m: Array, shape: Array, ou
         iz = np.uint32(z if inside else zero)
         key = ((np.uint32(sample[i]) * num_x + ix) * num_y + iy) * num_z + iz
         packed[i] = (np.uint64(key if inside else outside) << np.uint64(32)) | np.uint64(i)
-        num_inside += inside
-    return num_inside
+
+
+@numba.njit(cache=True, nogil=True)
+def _split(packed: Array, other: Array, outside: Any, point_index: Array) -> tuple[Array, Array]:
+    """Leaves the points inside in `packed`, in order; those outside go to the end of `point_index`."""
+    num_inside, num_outside = np.uint64(0), np.uint64(0)
+    for i in range(packed.shape[0]):
+        word = packed[i]
+        inside = np.uint32(word >> np.uint64(32)) != outside
+        packed[num_inside] = word
+        other[num_outside] = word
+        num_inside += np.uint64(inside)
+        num_outside += np.uint64(not inside)
+    low = np.uint64(0xFFFFFFFF)
+    for i in range(num_outside):
+        point_index[num_inside + i] = other[i] & low
+    return packed[:num_inside], other[:num_inside]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -121,21 +135,20 @@ def _radix_sort(packed: Array, other: Array, passes: int, width: int) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)
-def _runs(packed: Array, num_inside: int, point_index: Array, row_splits: Array, key: Array) -> Any:
-    """Unpacks the order and where each run of equal keys ends; returns the number of runs.
+def _runs(packed: Array, point_index: Array, row_splits: Array, key: Array) -> Any:
+    """Unpacks the order, and key and end of each run of equal keys; returns the number of runs.
 
     A run is written at each of its points and kept at its last: a branch would be mispredicted at most runs.
     """
-    low = np.uint64(0xFFFFFFFF)
-    for i in range(packed.shape[0]):
-        point_index[i] = packed[i] & low
+    low, count = np.uint64(0xFFFFFFFF), np.uint64(packed.shape[0])
     run = np.uint64(0)
     row_splits[0] = 0
-    for i in range(num_inside):
-        row_splits[run + np.uint64(1)] = i + 1
+    for i in range(count):
+        after = i + np.uint64(1)
+        point_index[i] = packed[i] & low
+        row_splits[run + np.uint64(1)] = after
         key[run] = packed[i] >> np.uint64(32)
-        is_last = i + 1 == num_inside or (packed[i] >> np.uint64(32)) != (packed[i + 1] >> np.uint64(32))
-        run += np.uint64(is_last)
+        run += np.uint64(after == count or packed[i] >> np.uint64(32) != packed[after] >> np.uint64(32))
     return run
 
 
