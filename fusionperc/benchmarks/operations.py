@@ -153,10 +153,13 @@ def scaling(points: Points, rounds: int) -> dict[str, dict[int, float]]:
     return measured
 
 
-def compare_pooling(rounds: int, device: torch.device) -> list[Row]:
-    """Lift-splat of six cameras, 16 x 44 feature pixels, 118 depths and 80 channels: forward, forward + backward."""
+def compare_pooling(rounds: int, device: torch.device, sizes: tuple[int, ...] = (128, 180)) -> list[Row]:
+    """Lift-splat of six cameras, 16 x 44 feature pixels, 118 depths and 80 channels: forward, forward + backward.
+
+    Grids of 128 cells a side span 102.4 m, of 180 cells 108 m, as in the usual nuScenes models.
+    """
     rows = []
-    for size in (128, 180):
+    for size in sizes:
         half_m = 51.2 if size == 128 else 54.0
         grid = BevGrid(-half_m, half_m, -half_m, half_m, -5.0, 3.0, 2 * half_m / size)
         problem = _PoolingProblem(grid, device)
