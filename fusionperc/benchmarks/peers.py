@@ -90,11 +90,13 @@ def _torch_scatter(table: Tensor, grid: BevGrid) -> Callable[[], PeerVoxels]:
 def _spconv(table: Tensor, grid: BevGrid) -> Callable[[], PeerVoxels]:
     from spconv.pytorch.utils import PointToVoxel
 
+    # It clears a block for this many voxels each time: no more than there are.
+    max_voxels = len(_unique(table, grid)().counts)
     voxelizer = PointToVoxel(
         vsize_xyz=[grid.cell_m, grid.cell_m, grid.layer_m],
         coors_range_xyz=[grid.x_min_m, grid.y_min_m, grid.z_min_m, grid.x_max_m, grid.y_max_m, grid.z_max_m],
         num_point_features=table.shape[1],
-        max_num_voxels=len(table),
+        max_num_voxels=max_voxels,
         max_num_points_per_voxel=MAX_POINTS,
         device=table.device,
     )

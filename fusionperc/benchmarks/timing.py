@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -27,18 +28,17 @@ class Times:
 
 
 def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Times]:
-    """Runs each candidate twice to warm up, then all of them in turn, `rounds` times, each round from another start.
+    """Runs all candidates in turn, `rounds` times, each round in another order drawn from a fixed seed.
 
-    A GPU is timed by its own events, once the candidates' compilation and tuning are over.
+    In its turn a candidate runs twice and the second run is timed: what ran before, which may have filled the caches
+    with tens of megabytes, is not its doing. A GPU is timed by its own events.
     """
     names = list(candidates)
-    for name in names:
-        for _ in range(2):
-            candidates[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        for offset in range(len(names)):
-            name = names[(number + offset) % len(names)]
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(names, len(names)):
+            candidates[name]()
             seconds[name].append(_time(candidates[name], device))
     return {name: Times(tuple(seconds[name])) for name in names}
 

@@ -194,9 +194,8 @@ def reduce_voxels(
         maximum: Tensor = _SegmentMax.apply(in_order, voxels, implementation)
         return maximum
     rows = None if order == "voxels" else voxels.point_index
-    total: Tensor = _SegmentSum.apply(values, rows, voxels, implementation)
-    # embedding_bag's own mean takes three times as long as sum and divide.
-    return total if how == "sum" else total / voxels.counts.clamp(min=1).to(values.dtype)[:, None]
+    reduced: Tensor = _SegmentSum.apply(values, rows, voxels, how == "mean", implementation)
+    return reduced
 
 
 @dataclass(frozen=True)
@@ -304,24 +303,37 @@ def scatter_to_bev(
 
 
 class _SegmentSum(torch.autograd.Function):
-    """Sum over the points of each voxel. `embedding_bag`'s own backward would sort again; it is one gather here."""
+    """Sum or mean over the points of each voxel.
+
+    `embedding_bag`'s own mean takes three times as long as sum and divide, and its backward would sort again: here that
+    is one gather.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, rows: Tensor | None, voxels: Voxels, implementation: Implementation
+        ctx: Any, values: Tensor, rows: Tensor | None, voxels: Voxels, is_mean: bool, implementation: Implementation
     ) -> Tensor:
-        ctx.voxels, ctx.rows, ctx.shape = voxels, rows, values.shape
-        return segment_sum(values, voxels.row_splits, rows=rows, implementation=implementation)
+        ctx.voxels, ctx.rows, ctx.is_mean, ctx.shape = voxels, rows, is_mean, values.shape
+        total = segment_sum(values, voxels.row_splits, rows=rows, implementation=implementation)
+        return total.div_(_counts(voxels, values.dtype)) if is_mean else total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         grad, voxels = grad_outputs[0], ctx.voxels
+        if ctx.is_mean:
+            grad = grad / _counts(voxels, grad.dtype)
         if voxels.is_bounded:  # points in no row
             grad = torch.cat([grad, grad.new_zeros(1, grad.shape[1])])
         grad_values = grad.index_select(0, voxels.voxel_of_point)
         if ctx.rows is not None:
             grad_values = grad.new_zeros(ctx.shape).index_copy_(0, ctx.rows, grad_values)
-        return grad_values, None, None, None
+        return grad_values, None, None, None, None
+
+
+def _counts(voxels: Voxels, dtype: torch.dtype) -> Tensor:
+    """(M, 1), what a mean is divided by; 1 for rows without points, whose sum is zero."""
+    counts = voxels.counts.clamp(min=1) if voxels.is_bounded else voxels.counts
+    return counts.to(dtype)[:, None]
 
 
 class _SegmentMax(torch.autograd.Function):

@@ -35,24 +35,24 @@ def sort_into_voxels(points: Points, grid: BevGrid) -> tuple[Tensor, Tensor, Ten
     packed, other = np.empty((2, count), np.uint64)
     _pack(
         points.xyz_m.detach().float().contiguous().view(-1).numpy(),
-        points.sample_index.contiguous().numpy(),
+        None if points.batch_size == 1 else points.sample_index.contiguous().numpy(),
         np.array([grid.x_min_m, grid.y_min_m, grid.z_min_m], np.float32),
         np.array([grid.cell_m, grid.cell_m, grid.layer_m], np.float32),
         shape,
         np.uint32(outside),
         packed,
     )
-    point_index = torch.empty(count, dtype=torch.int64)
     row_splits = torch.empty(count + 1, dtype=torch.int64)
     key = torch.empty(count, dtype=torch.int64)
     bits = outside.bit_length()
     passes = -(-bits // RADIX_BITS)
-    packed, other = _split(packed, other, np.uint32(outside), point_index.numpy())
-    packed = _radix_sort(packed, other, passes, -(-bits // passes))
-    num_voxels = _runs(packed, point_index.numpy(), row_splits.numpy(), key.numpy())
+    num_inside = _split(packed, other, np.uint32(outside))
+    packed = _radix_sort(packed, other, num_inside, passes, -(-bits // passes))
+    num_voxels = _runs(packed, num_inside, row_splits.numpy(), key.numpy())
+    point_index = torch.from_numpy(packed.view(np.int64))
     row_splits, key = row_splits[: num_voxels + 1], key[:num_voxels]
     coordinates = torch.empty(num_voxels, 3, dtype=torch.int64)
-    _coordinates(key.numpy(), shape, coordinates.numpy())
+    _coordinates(key.numpy(), *grid.shape, grid.layers, coordinates.view(-1).numpy())
     return point_index, row_splits, key, coordinates
 
 
@@ -66,10 +66,12 @@ def pad(values: Tensor, voxels: voxelize.Voxels, max_points: int, voxel: Tensor 
 
 # Numpy's error model: no check for division by zero, which cannot happen here and would keep the loops scalar.
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pack(xyz: Array, sample: Array, low: Array, size_m: Array, shape: Array, outside: Any, packed: Array) -> None:
+def _pack(
+    xyz: Array, sample: Array | None, low: Array, size_m: Array, shape: Array, outside: Any, packed: Array
+) -> None:
     """Key of each point (`outside` for those outside) above its number, as one word.
 
-    Straight-line code on flat arrays: it becomes vector instructions.
+    Without `sample` all points are of sample 0. Straight-line code on flat arrays becomes vector instructions.
     """
     low_x, low_y, low_z = low[0], low[1], low[2]
     size_x, size_y, size_z = size_m[0], size_m[1], size_m[2]
@@ -85,13 +87,15 @@ def _pack(xyz: Array, sample: Array, low: Array, size_m: Array, shape: Array, ou
         ix = np.uint32(x if inside else zero)
         iy = np.uint32(y if inside else zero)
         iz = np.uint32(z if inside else zero)
-        key = ((np.uint32(sample[i]) * num_x + ix) * num_y + iy) * num_z + iz
+        if sample is not None:
+            ix += np.uint32(sample[i]) * num_x
+        key = (ix * num_y + iy) * num_z + iz
         packed[i] = (np.uint64(key if inside else outside) << np.uint64(32)) | np.uint64(i)
 
 
 @numba.njit(cache=True, nogil=True)
-def _split(packed: Array, other: Array, outside: Any, point_index: Array) -> tuple[Array, Array]:
-    """Leaves the points inside in `packed`, in order; those outside go to the end of `point_index`."""
+def _split(packed: Array, other: Array, outside: Any) -> Any:
+    """Moves the points inside to the front, in order, and the numbers of those outside to the end of both arrays."""
     num_inside, num_outside = np.uint64(0), np.uint64(0)
     for i in range(packed.shape[0]):
         word = packed[i]
@@ -100,18 +104,17 @@ def _split(packed: Array, other: Array, outside: Any, point_index: Array) -> tup
         other[num_outside] = word
         num_inside += np.uint64(inside)
         num_outside += np.uint64(not inside)
-    low = np.uint64(0xFFFFFFFF)
-    for i in range(num_outside):
-        point_index[num_inside + i] = other[i] & low
-    return packed[:num_inside], other[:num_inside]
+    packed[num_inside:] = other[:num_outside] & np.uint64(0xFFFFFFFF)
+    other[num_inside:] = packed[num_inside:]
+    return num_inside
 
 
 @numba.njit(cache=True, nogil=True)
-def _radix_sort(packed: Array, other: Array, passes: int, width: int) -> Array:
-    """Sorts by the upper 32 bits, stably, least significant digit first; returns whichever array holds the result."""
+def _radix_sort(packed: Array, other: Array, count: Any, passes: int, width: int) -> Array:
+    """Sorts the first `count` words by their upper half, stably; returns whichever array holds the result."""
     mask = np.uint32((1 << width) - 1)
     position = np.zeros((passes, 1 << width), np.uint32)
-    for i in range(packed.shape[0]):
+    for i in range(count):
         key = np.uint32(packed[i] >> np.uint64(32))
         for digit in range(passes):
             position[digit, (key >> np.uint32(digit * width)) & mask] += np.uint32(1)
@@ -124,7 +127,7 @@ def _radix_sort(packed: Array, other: Array, passes: int, width: int) -> Array:
     for digit in range(passes):
         of_digit = position[digit]
         shift = np.uint64(32 + digit * width)
-        for i in range(packed.shape[0]):
+        for i in range(count):
             word = packed[i]
             bucket = np.uint32(word >> shift) & mask
             target = of_digit[bucket]
@@ -135,34 +138,36 @@ def _radix_sort(packed: Array, other: Array, passes: int, width: int) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)
-def _runs(packed: Array, point_index: Array, row_splits: Array, key: Array) -> Any:
-    """Unpacks the order, and key and end of each run of equal keys; returns the number of runs.
+def _runs(packed: Array, count: Any, row_splits: Array, key: Array) -> Any:
+    """Key and end of each run of equal keys; leaves the points' numbers alone in `packed`. Returns the number of runs.
 
     A run is written at each of its points and kept at its last: a branch would be mispredicted at most runs.
     """
-    low, count = np.uint64(0xFFFFFFFF), np.uint64(packed.shape[0])
     run = np.uint64(0)
     row_splits[0] = 0
     for i in range(count):
         after = i + np.uint64(1)
-        point_index[i] = packed[i] & low
+        key_here = packed[i] >> np.uint64(32)
+        packed[i] &= np.uint64(0xFFFFFFFF)
         row_splits[run + np.uint64(1)] = after
-        key[run] = packed[i] >> np.uint64(32)
-        run += np.uint64(after == count or packed[i] >> np.uint64(32) != packed[after] >> np.uint64(32))
+        key[run] = key_here
+        run += np.uint64(after == count or key_here != packed[after] >> np.uint64(32))
     return run
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _coordinates(key: Array, shape: Array, coordinates: Array) -> None:
-    """(ix, iy, iz) of keys below 2^32: for such numbers the truncated float64 quotient is exact, and a vector one."""
-    num_x, num_y, num_z = np.int64(shape[0]), np.int64(shape[1]), np.int64(shape[2])
+def _coordinates(key: Array, num_x: int, num_y: int, num_z: int, coordinates: Array) -> None:
+    """(ix, iy, iz) of keys below 2^32, one after the other.
+
+    For such numbers the truncated float64 quotient is exact; unlike an integer one it becomes vector instructions.
+    """
     for m in range(key.shape[0]):
         column = np.int64(np.float64(key[m]) / np.float64(num_z))
         row = np.int64(np.float64(column) / np.float64(num_y))
         sample = np.int64(np.float64(row) / np.float64(num_x))
-        coordinates[m, 0] = row - sample * num_x
-        coordinates[m, 1] = column - row * num_y
-        coordinates[m, 2] = key[m] - column * num_z
+        coordinates[3 * m] = row - sample * num_x
+        coordinates[3 * m + 1] = column - row * num_y
+        coordinates[3 * m + 2] = key[m] - column * num_z
 
 
 @numba.njit(cache=True, nogil=True)

@@ -30,10 +30,12 @@ def small_cloud() -> Points:
 
 def test_candidates_take_turns() -> None:
     calls: list[str] = []
-    times = alternate({name: lambda n=name: calls.append(n) for name in "abc"}, 4, CPU)  # type: ignore[misc]
-    assert calls[:6] == list("aabbcc")  # warm-up
-    assert calls[6:] == list("abcbcacababc")
-    assert {name: len(item.seconds) for name, item in times.items()} == {"a": 4, "b": 4, "c": 4}
+    times = alternate({name: lambda n=name: calls.append(n) for name in "abc"}, 20, CPU)  # type: ignore[misc]
+    assert calls[::2] == calls[1::2]  # each turn is an untimed run and a timed one
+    rounds = ["".join(calls[start : start + 6 : 2]) for start in range(0, 120, 6)]
+    assert all(sorted(one) == list("abc") for one in rounds)
+    assert len(set(rounds)) == 6  # every order comes
+    assert {name: len(item.seconds) for name, item in times.items()} == {"a": 20, "b": 20, "c": 20}
 
 
 def test_times_are_those_of_the_candidate() -> None:
