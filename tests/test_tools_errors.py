@@ -211,3 +211,10 @@ def test_simulate_leaves_other_folders_alone(refused: Refused, tmp_path: Path) -
     (tmp_path / "letters.txt").write_text("mine")
     assert f"{tmp_path} is not empty and holds no simulated set" in refused("simulate", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_benchmark_names_what_is_wrong(refused: Refused, tmp_path: Path) -> None:
+    out = ("--output", tmp_path / "out")
+    assert "no such folder" in refused("benchmark", "ops", "--data", tmp_path / "none", *out)
+    assert "unknown key 'data.rooot'" in refused("benchmark", "step", "configs/demo.yaml", *out, "data.rooot=x")
+    assert not (tmp_path / "out" / "ops.json").exists()
