@@ -33,8 +33,10 @@ class Tuned:
         ]
         self.kernel, self.constants = triton.autotune(configs, key=key, cache_results=True)(kernel), {}
 
-    def __call__(self, grid: Any, *arguments: Any, **constants: Any) -> None:
-        self.kernel[grid](*arguments, **constants, **self.constants)
+    def __call__(self, grid: Any, first: Tensor, *arguments: Any, **constants: Any) -> None:
+        """Launches on the device of the first argument, which need not be the current one."""
+        with torch.cuda.device_of(first):
+            self.kernel[grid](first, *arguments, **constants, **self.constants)
 
 
 def length_class(num_entries: int, num_segments: int) -> int:
@@ -128,14 +130,13 @@ def segment_sum(table: Tensor, splits: Tensor, rows: Tensor | None, weights: Ten
     table, num_segments, channels = table.contiguous(), splits.shape[0] - 1, table.shape[1]
     out = table.new_empty(num_segments, channels)
     entries = table.shape[0] if rows is None else rows.shape[0]
-    if not out.numel():
-        return out
-    _segment_sum(
-        _blocks_for(num_segments, channels),
-        table, splits if rows is None else rows, table if weights is None else weights, splits, out,
-        num_segments, channels, length_class(entries, num_segments),
-        HAS_ROWS=rows is not None, HAS_WEIGHTS=weights is not None, ACCUMULATOR=accumulator(table.dtype),
-    )  # fmt: skip
+    if out.numel():
+        _segment_sum(
+            _blocks_for(num_segments, channels),
+            table, splits if rows is None else rows, table if weights is None else weights, splits, out,
+            num_segments, channels, length_class(entries, num_segments),
+            HAS_ROWS=rows is not None, HAS_WEIGHTS=weights is not None, ACCUMULATOR=accumulator(table.dtype),
+        )  # fmt: skip
     return out
 
 

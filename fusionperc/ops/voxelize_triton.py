@@ -111,6 +111,11 @@ _pad = Tuned(
 
 def voxelize(points: Points, grid: BevGrid, max_voxels: int | None) -> Voxels:
     """See `voxelize.voxelize`. Waits for the device once, to size its results, unless `max_voxels` is given."""
+    with torch.cuda.device_of(points.xyz_m):
+        return _voxelize(points, grid, max_voxels)
+
+
+def _voxelize(points: Points, grid: BevGrid, max_voxels: int | None) -> Voxels:
     device, count = points.xyz_m.device, len(points)
     size_x, size_y, layers = *grid.shape, grid.layers
     outside = points.batch_size * grid.num_voxels
