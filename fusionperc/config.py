@@ -68,6 +68,11 @@ class DataConfig(_Record):
     lidar_sweeps: int = Field(10, ge=1, le=20, description="LiDAR sweeps per sample, the key frame included")
     radar_sweeps: int = Field(6, ge=1, le=20, description="sweeps per radar, the key frame included")
     image_size: tuple[int, int] = Field((128, 352), description="height, width of a picture as the model sees it, px")
+    command: Literal["endpoint", "route"] = Field(
+        "endpoint",
+        description="where the driving command comes from: the ego's recorded place after 3 s, as nuScenes' planners "
+        "do (it tells the answer), or the recorded route, as simulated drives have it",
+    )
     keep_ego_returns: bool = Field(False, description="keep LiDAR points on the ego vehicle's own roof")
     radar_filter: Literal["devkit", "none"] = Field("devkit", description="the devkit's default state filters, or all")
     cache: Path | None = Field(None, description="folder of the index cache; default: <run.dir>/cache")
