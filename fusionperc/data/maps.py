@@ -66,6 +66,25 @@ class DrivableArea:
         return shapely.clip_by_rect(turned, -MAP_REACH_M, -MAP_REACH_M, MAP_REACH_M, MAP_REACH_M)
 
 
+class Towns:
+    """The drivable areas of a nuScenes folder's towns, each read when first asked for.
+
+    Args:
+        root: folder that may hold `maps/expansion`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._areas: dict[str, DrivableArea | None] = {}
+
+    def drivable_area(self, location: str) -> DrivableArea | None:
+        """Of a town by its name in the log table; None where it has no map expansion. Raises `DataError`."""
+        if location not in self._areas:
+            file = self.root / "maps" / "expansion" / f"{location}.json"
+            self._areas[location] = DrivableArea(file) if location and file.is_file() else None
+        return self._areas[location]
+
+
 def _polygon(row: dict[str, Any], nodes: dict[str, tuple[float, float]]) -> BaseGeometry:
     """A polygon with its holes, made valid: some of nuScenes' touch themselves."""
 
@@ -93,6 +112,3 @@ def distance_to_area(area: BaseGeometry, grid: BevGrid) -> NDArray[np.float32]:
         return np.full(inside.shape, np.float32(np.hypot(*grid.shape) * grid.cell_m))
     distance: NDArray[np.float32] = (distance_transform_edt(~inside) * grid.cell_m).astype(np.float32)
     return distance
-
-
-__all__ = ["MAP_REACH_M", "BaseGeometry", "DrivableArea", "distance_to_area", "moved"]

@@ -24,7 +24,7 @@ from torch import Tensor
 from fusionperc.config import DataConfig
 from fusionperc.data.errors import DataError as DataError
 from fusionperc.data.index import CAMERA_COLUMNS, CHANNELS, LIDAR_COLUMN, RADAR_COLUMNS, cached_index
-from fusionperc.data.maps import DrivableArea
+from fusionperc.data.maps import Towns
 from fusionperc.data.pictures import PictureCrop, read_picture
 from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, is_own_vehicle, read_lidar, read_radar
 from fusionperc.data.sample import FUTURE_TIMES_S, PAST_TIMES_S, Labels, Sample, Surroundings
@@ -67,7 +67,7 @@ class NuScenesDrives:
         self._exists = self._existing_files(self._samples)
         self._apply_missing()
         self.sample_tokens: list[str] = [token.decode() for token in self.index.sample_token[self._samples]]
-        self._areas: dict[str, DrivableArea | None] = {}
+        self._towns = Towns(self.root)
         self._place = {token: place for place, token in enumerate(self.sample_tokens)}
 
     def __len__(self) -> int:
@@ -181,7 +181,7 @@ class NuScenesDrives:
         ego_T_global = inverse(global_T_ego)
         past, future = self._ego_trajectory(reference, ego_T_global)
         later = tables.sample_reference[sample:stop]
-        area = self._drivable_area(drive)
+        area = self._towns.drivable_area(tables.drive_location[drive].decode())
         return Surroundings(
             token=tables.sample_token[sample].decode(),
             scene=tables.drive_name[drive].decode(),
@@ -213,14 +213,6 @@ class NuScenesDrives:
                 return driving_command(future, FUTURE_TIMES_S)
             case "route":
                 return int(self.index.sample_route_command[sample])
-
-    def _drivable_area(self, drive: int) -> DrivableArea | None:
-        """The drive's town's; None where it has no map expansion. Each is read once."""
-        location = self.index.drive_location[drive].decode()
-        if location not in self._areas:
-            file = self.root / "maps" / "expansion" / f"{location}.json"
-            self._areas[location] = DrivableArea(file) if location and file.is_file() else None
-        return self._areas[location]
 
     # -- which samples ------------------------------------------------------------------------------------------------
 

@@ -25,13 +25,13 @@ from fusionperc.config import Config, ConfigError
 from fusionperc.data.loading import make_loader
 from fusionperc.environment import versions
 from fusionperc.files import whole_file
-from fusionperc.training.finetune import DetectionFinetuning, read_checkpoint
+from fusionperc.training.finetune import Finetuning, read_checkpoint
 
 log = logging.getLogger(__name__)
 
 
 def finetune(config: Config) -> Path:
-    """Trains detection as `config` says and returns the last checkpoint.
+    """Trains detection, planning or both as `config` says and returns the last checkpoint.
 
     Raises:
         ConfigError: the run folder holds a run already and `run.resume` is off, or there is nothing to resume.
@@ -54,7 +54,7 @@ def finetune(config: Config) -> Path:
         part.write_text(config.to_yaml())
     with whole_file(config.run.dir / "versions.json") as part:
         part.write_text(json.dumps(versions(), indent=2) + "\n")
-    module = DetectionFinetuning(config)
+    module = Finetuning(config)
     log.info(
         "training %s for %d steps on %s: %.1f M parameters, run folder %s",
         config.model.sensors,

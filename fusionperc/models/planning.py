@@ -1,0 +1,337 @@
+"""The planning head: ego queries that attend to the detected agents, their predicted motion, and the map and scene.
+
+Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
+the bird's-eye view with the drivable area that was read off it, and gives accelerations and curvatures of a vehicle
+that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show.
+
+Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
+agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
+controls of a kinematic model, integrated, not free waypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fusionperc.config import PlanningHeadConfig
+from fusionperc.geometry import BevGrid
+from fusionperc.models.bev import ConvNormAct
+from fusionperc.models.detection import DetectionOutput
+from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, EgoInputs
+
+STEP_S = 0.5
+#: Waypoints at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
+NUM_STEPS = 8
+#: Poses of the past in `EgoInputs.past_m`.
+NUM_PAST = 4
+#: Limits of a plan: braking and accelerating (m/s^2), curvature (1/m) of the tightest turn of a car.
+BRAKE_MPS2, ACCELERATE_MPS2, CURVATURE_PER_M = 7.0, 4.0, 0.2
+#: Units in which what the head is given is about one.
+_STATUS_SCALE, _PAST_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5)
+_SPEED_MPS, _DISTANCE_M = 10.0, 20.0
+#: Halvings from the fused grid to the scene's tokens, and cells of the ego's surroundings at their coarsest.
+_HALVINGS = 2
+#: Where the alternative plans start before anything is learnt: (acceleration, curvature), repeated.
+_FIRST_CONTROLS = ((0.0, 0.0), (-2.0, 0.0), (1.0, 0.0), (0.0, 0.05), (0.0, -0.05), (-4.0, 0.0))
+
+
+@dataclass(frozen=True)
+class MotionOutput:
+    """Futures of the surest agents, the first N of the detection queries.
+
+    Attributes:
+        place_m: (B, N, K, 8, 2) x, y at 0.5, 1.0, ... s in each of K alternatives.
+        logits: (B, N, K).
+        score: (B, N) of the detections, without gradient.
+    """
+
+    place_m: Tensor
+    logits: Tensor
+    score: Tensor
+
+    def likeliest_m(self) -> Float[Tensor, "batch agents steps 2"]:
+        """The alternative of the highest logit."""
+        index = self.logits.argmax(-1)[:, :, None, None, None]
+        return self.place_m.gather(2, index.expand(-1, -1, 1, *self.place_m.shape[3:])).squeeze(2)
+
+
+@dataclass(frozen=True)
+class PlanningOutput:
+    """What the head plans.
+
+    Attributes:
+        waypoints: (B, M, 8, 3) x, y, yaw at 0.5, 1.0, ... 4.0 s in the frame of the inputs.
+        acceleration_mps2: (B, M, 8) of each step.
+        mode_logits: (B, M).
+        speed_mps: (B,) the ego's present speed as the sensors tell it, whether it was given or not.
+        motion: of the agents.
+        map_logits: (B, X, Y) that a cell can be driven on.
+    """
+
+    waypoints: Tensor
+    acceleration_mps2: Tensor
+    mode_logits: Tensor
+    speed_mps: Tensor
+    motion: MotionOutput
+    map_logits: Tensor
+
+    def best(self) -> Float[Tensor, "batch steps 3"]:
+        """The plan of the highest logit."""
+        index = self.mode_logits.argmax(1)[:, None, None, None]
+        return self.waypoints.gather(1, index.expand(-1, 1, *self.waypoints.shape[2:])).squeeze(1)
+
+
+class PlanningHead(nn.Module):
+    """Fused map (B, C, X, Y), detections and what the ego is told to `PlanningOutput`.
+
+    Args:
+        config: its size.
+        grid: of the fused map.
+        in_channels: of the fused map.
+        query_channels: of the detection queries.
+    """
+
+    def __init__(self, config: PlanningHeadConfig, grid: BevGrid, in_channels: int, query_channels: int) -> None:
+        super().__init__()
+        channels = config.channels
+        self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
+        self.scene = SceneTokens(grid, in_channels + 1, channels)
+        self.near = Surroundings(grid, config.near_m, in_channels, channels)
+        self.speed = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 1))
+        self.agents = AgentMotion(config, query_channels)
+        self.ego = EgoQueries(config)
+        self.layers = nn.ModuleList(EgoDecoderLayer(channels, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(channels)
+        self.score = nn.Linear(channels, 1)
+        self.controls = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 2 * NUM_STEPS)
+        )
+        first = [_FIRST_CONTROLS[mode % len(_FIRST_CONTROLS)] for mode in range(config.modes)]
+        self.first_controls = nn.Parameter(torch.tensor(first)[:, :, None].repeat(1, 1, NUM_STEPS))
+        last: nn.Linear = self.controls[-1]  # type: ignore[assignment]
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self, bev: Float[Tensor, "batch channels x y"], detection: DetectionOutput, ego: EgoInputs
+    ) -> PlanningOutput:
+        map_logits = self.map(bev)
+        near = self.near(bev)
+        speed = F.softplus(self.speed(near).squeeze(-1).float() + 1.0) * 2.0
+        tokens, motion, is_absent = self.agents(detection)
+        scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
+        queries = self.ego(ego, near, speed)
+        for layer in self.layers:
+            queries = layer(queries, tokens, is_absent, scene)
+        normed = self.norm(queries)
+        raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() + self.first_controls
+        told = ego.status[:, 0].float()
+        start = torch.where(torch.isfinite(told), told, speed).clamp(min=0.0)
+        waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
+        return PlanningOutput(
+            waypoints=waypoints,
+            acceleration_mps2=acceleration,
+            mode_logits=self.score(normed).squeeze(-1).float(),
+            speed_mps=speed,
+            motion=motion,
+            map_logits=map_logits.squeeze(1).float(),
+        )
+
+
+def rolled_out(
+    raw: Float[Tensor, "batch modes 2 steps"], speed_mps: Float[Tensor, " batch"], heading_rad: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, "batch modes steps 3"], Float[Tensor, "batch modes steps"]]:
+    """Waypoints of a vehicle that rolls without slip, from raw accelerations (m/s^2) and curvatures (1/m).
+
+    Both are bounded smoothly. A vehicle that would go backwards stands; the gradient passes as if it did not, so that a
+    standing plan can learn to start.
+
+    Returns:
+        x, y, yaw after each step of 0.5 s, and the accelerations.
+    """
+    acceleration = torch.where(
+        raw[:, :, 0] < 0,
+        BRAKE_MPS2 * torch.tanh(raw[:, :, 0] / BRAKE_MPS2),
+        ACCELERATE_MPS2 * torch.tanh(raw[:, :, 0] / ACCELERATE_MPS2),
+    )
+    curvature = CURVATURE_PER_M * torch.tanh(raw[:, :, 1] / CURVATURE_PER_M)
+    modes = raw.shape[1]
+    speed = speed_mps[:, None].expand(-1, modes)
+    yaw = heading_rad[:, None].expand(-1, modes)
+    x = y = torch.zeros_like(yaw)
+    points = []
+    for step in range(raw.shape[-1]):
+        free = speed + acceleration[..., step] * STEP_S
+        after = free + (free.clamp(min=0.0) - free).detach()
+        way = (speed + after) / 2 * STEP_S
+        turn = curvature[..., step] * way
+        x = x + way * torch.cos(yaw + turn / 2)
+        y = y + way * torch.sin(yaw + turn / 2)
+        yaw, speed = yaw + turn, after
+        points.append(torch.stack([x, y, yaw], -1))
+    return torch.stack(points, 2), acceleration
+
+
+class SceneTokens(nn.Module):
+    """The map in coarser cells as tokens with their place: (B, C, X, Y) to (B, X / 4 * Y / 4, channels)."""
+
+    def __init__(self, grid: BevGrid, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.shrink = nn.Sequential(
+            ConvNormAct(in_channels, channels, stride=2),
+            *(ConvNormAct(channels, channels, stride=2) for _ in range(_HALVINGS - 1)),
+        )
+        self.place = nn.Linear(6, channels)
+        centers = grid.centers_m()
+        for _ in range(_HALVINGS):
+            centers = centers[::2, ::2]
+        self.centers_m: Tensor
+        self.register_buffer("centers_m", centers.flatten(0, 1), persistent=False)
+
+    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch cells out"]:
+        tokens = self.shrink(bev).flatten(2).transpose(1, 2)
+        return tokens + self.place(placed(self.centers_m))  # type: ignore[no-any-return]
+
+
+def placed(xy_m: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 6"]:
+    """A place as numbers of about one: coordinates, and sines that tell what is near apart."""
+    scaled = xy_m / _DISTANCE_M
+    return torch.cat([scaled, torch.sin(3 * scaled), torch.cos(3 * scaled)], -1)
+
+
+class Surroundings(nn.Module):
+    """The cells around the ego, read whole: where each thing is matters, so they are flattened, not pooled.
+
+    Of sweeps that ego motion has moved, the ring of ground nearest to the LiDAR tells how far the ego has come.
+    """
+
+    def __init__(self, grid: BevGrid, near_m: float, in_channels: int, channels: int) -> None:
+        super().__init__()
+        cells = max(1, round(near_m / grid.cell_m))
+        middle_x, middle_y = round(-grid.x_min_m / grid.cell_m), round(-grid.y_min_m / grid.cell_m)
+        self.rows = slice(max(0, middle_x - cells), min(grid.shape[0], middle_x + cells))
+        self.columns = slice(max(0, middle_y - cells), min(grid.shape[1], middle_y + cells))
+        size = [-(-(part.stop - part.start) // 4) for part in (self.rows, self.columns)]
+        self.shrink = nn.Sequential(
+            ConvNormAct(in_channels, channels // 2, stride=2), ConvNormAct(channels // 2, channels // 2, stride=2)
+        )
+        self.read = nn.Linear(channels // 2 * size[0] * size[1], channels)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch out"]:
+        return self.norm(self.read(self.shrink(bev[:, :, self.rows, self.columns]).flatten(1)))  # type: ignore[no-any-return]
+
+
+class AgentMotion(nn.Module):
+    """The surest detections as tokens, with their futures in K alternatives."""
+
+    def __init__(self, config: PlanningHeadConfig, query_channels: int) -> None:
+        super().__init__()
+        channels = config.channels
+        self.agents, self.modes = config.agents, config.motion_modes
+        self.content = nn.Linear(query_channels, channels)
+        self.state = nn.Sequential(nn.Linear(14, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
+        self.class_embedding = nn.Embedding(len(CLASSES), channels)
+        self.motion = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels, self.modes * (2 * NUM_STEPS + 1)),
+        )
+        self.future = nn.Linear(2 * NUM_STEPS, channels)
+
+    def forward(
+        self, detection: DetectionOutput
+    ) -> tuple[Float[Tensor, "batch agents out"], MotionOutput, Bool[Tensor, "batch agents"]]:
+        """Tokens, motion, and which tokens are none (no peak of the heatmap)."""
+        first = slice(0, self.agents)
+        boxes = detection.final_boxes().detach()[:, first]
+        score = detection.final_scores().detach()[:, first]
+        state = torch.cat(
+            [
+                placed(boxes.center_m[..., :2]),
+                boxes.velocity_mps / _SPEED_MPS,
+                boxes.log_size,
+                boxes.sin_cos,
+                score[..., None],
+            ],
+            -1,
+        )
+        tokens = self.content(detection.query_content[:, first]) + self.state(state)
+        tokens = tokens + self.class_embedding(detection.query_class[:, first])
+        raw = self.motion(tokens).float().unflatten(-1, (self.modes, 2 * NUM_STEPS + 1))
+        # Alternatives differ from going straight on at the detected velocity; later steps may differ more.
+        time = torch.arange(1, NUM_STEPS + 1, device=raw.device) * STEP_S
+        straight = boxes.center_m[..., None, :2] + boxes.velocity_mps[..., None, :] * time[:, None]
+        offset = raw[..., :-1].unflatten(-1, (NUM_STEPS, 2)) * time[:, None]
+        motion = MotionOutput(straight[:, :, None] + offset, raw[..., -1], score)
+        way = (motion.likeliest_m().detach() - boxes.center_m[..., None, :2]) / _DISTANCE_M
+        return tokens + self.future(way.flatten(2)), motion, detection.query_score[:, first] <= 0
+
+
+class EgoQueries(nn.Module):
+    """M queries from the command, the ego's status or the knowledge that it is not told, and its surroundings."""
+
+    def __init__(self, config: PlanningHeadConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.mode_embedding = nn.Embedding(config.modes, channels)
+        # The last one is for an unknown command.
+        self.command_embedding = nn.Embedding(len(COMMANDS) + 1, channels)
+        known = len(EGO_STATUS) + 3 * NUM_PAST
+        self.status = nn.Sequential(
+            nn.Linear(2 * known, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels)
+        )
+        self.unknown_status_embedding = nn.Parameter(torch.zeros(channels))
+        self.motion = nn.Linear(3, channels)
+
+    def forward(
+        self, ego: EgoInputs, near: Float[Tensor, "batch channels"], speed_mps: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch modes channels"]:
+        scale = near.new_tensor(_STATUS_SCALE)
+        past = (ego.past_m / near.new_tensor(_PAST_SCALE)).flatten(1)
+        values = torch.cat([ego.status / scale, past], 1)
+        is_known = values.isfinite()
+        told = self.status(torch.cat([values.nan_to_num(0.0, 0.0, 0.0), is_known.to(values.dtype)], 1))
+        status = torch.where(is_known.any(1, keepdim=True), told, self.unknown_status_embedding.to(told.dtype))
+        command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
+        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), speed_mps / _SPEED_MPS], -1)
+        query: Tensor = near + status + command + self.motion(heading)
+        return query[:, None] + self.mode_embedding.weight
+
+
+class EgoDecoderLayer(nn.Module):
+    """Attention among the alternatives, to the agents, to the scene, then feed-forward; each with a shortcut."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+        self.modes, self.agents, self.scene = (
+            nn.MultiheadAttention(channels, heads, batch_first=True) for _ in range(3)
+        )
+        # What a query attends to where no agent is.
+        self.nobody_embedding = nn.Parameter(torch.zeros(1, 1, channels))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.ReLU(inplace=True), nn.Linear(2 * channels, channels)
+        )
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch modes channels"],
+        agents: Float[Tensor, "batch agents channels"],
+        is_absent: Bool[Tensor, "batch agents"],
+        scene: Float[Tensor, "batch cells channels"],
+    ) -> Float[Tensor, "batch modes channels"]:
+        normed = self.norms[0](queries)
+        queries = queries + self.modes(normed, normed, normed, need_weights=False)[0]
+        nobody = self.nobody_embedding.to(agents.dtype).expand(len(agents), 1, -1)
+        agents = torch.cat([agents, nobody], 1)
+        mask = F.pad(is_absent, (0, 1))
+        queries = queries + self.agents(self.norms[1](queries), agents, agents, mask, need_weights=False)[0]
+        queries = queries + self.scene(self.norms[2](queries), scene, scene, need_weights=False)[0]
+        return queries + self.feed_forward(self.norms[3](queries))  # type: ignore[no-any-return]
