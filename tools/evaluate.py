@@ -3,6 +3,7 @@
     python tools/evaluate.py --checkpoint RUN/checkpoints/last.ckpt --sensors all-subsets --output DIR \\
         data.root=DIR data.version=v1.0-mini data.split=mini_val
     python tools/evaluate.py --predictions submission.json --output DIR data.root=DIR data.split=mini_val
+    python tools/evaluate.py --task planning --checkpoint FILE --sensors all-subsets+blank --output DIR
     python tools/evaluate.py --task planning --baselines-only --output DIR data.root=DIR data.split=mini_val
 
 Writes report.json, a submission per sensor subset and precision-recall pictures into the output folder. Overrides apply
@@ -27,7 +28,15 @@ def main() -> None:
     source.add_argument("--predictions", type=Path, help="a nuScenes detection submission (JSON)")
     source.add_argument("--baselines-only", action="store_true", help="with --task planning: no model")
     parser.add_argument("--task", choices=("detection", "planning"), default="detection")
-    parser.add_argument("--sensors", help="subset of C, R, L such as CL, or all-subsets; default: all the model takes")
+    parser.add_argument(
+        "--sensors",
+        help="subset of C, R, L such as CL, or all-subsets; default: all the model takes; +blank behind it adds, with "
+        "--task planning, the same sensors seeing nothing",
+    )
+    parser.add_argument(
+        "--ego-status", choices=("with", "without", "both"), default="both", help="with --task planning"
+    )
+    parser.add_argument("--worst", type=int, default=6, help="with --task planning: pictures of the worst cases")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results, made if missing")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data.split=mini_val")
@@ -52,6 +61,12 @@ def main() -> None:
     model, config = load_model(arguments.checkpoint, device)
     config = inference.overridden(config, arguments.overrides)
     sensors = arguments.sensors or config.model.sensors
+    if arguments.task == "planning":
+        from fusionperc.evaluation.planning_model import report_plans, variants_of
+
+        variants = variants_of(sensors, arguments.ego_status, config)
+        report_plans(model, config, variants, arguments.output, arguments.checkpoint, device, arguments.worst)
+        return
     inference.report_model(model, config, sensors, arguments.output, arguments.checkpoint, device)
 
 

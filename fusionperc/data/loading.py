@@ -165,6 +165,7 @@ def make_loader(
     drives: NuScenesDrives | None = None,
     start_draw: int = 0,
     limit: int | None = None,
+    samples: Sequence[int] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Batch]:
@@ -178,6 +179,7 @@ def make_loader(
         drives: an opened split; None opens it, with the cache at `data.cache` or `<run.dir>/cache`.
         start_draw: draws already taken by all processes together; only for training.
         limit: only so many samples, evenly spaced over the split; only when not training.
+        samples: only these places of the split, in this order; only when not training.
         rank, world_size: this process among those that train together; only for training.
 
     Raises:
@@ -208,6 +210,8 @@ def make_loader(
             rank=rank,
             world_size=world_size,
         )
+    elif samples is not None:
+        source = Subset(dataset, list(samples))
     elif limit is not None and limit < len(dataset):
         source = Subset(dataset, np.linspace(0, len(dataset) - 1, limit).round().astype(int).tolist())
     return DataLoader(

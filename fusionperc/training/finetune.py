@@ -57,6 +57,7 @@ class Finetuning(L.LightningModule):
         if config.train.task == "planning":
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name.startswith(_PLANNING))
+            self.train()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         step = self.global_step * self.config.train.accumulate + batch_index % self.config.train.accumulate

@@ -1,0 +1,168 @@
+"""Plans of a trained network on a split, with any sensors, with blank ones, and with or without the ego's status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from fusionperc.config import Config, ConfigError
+from fusionperc.console import console
+from fusionperc.data.loading import make_loader
+from fusionperc.evaluation.inference import open_drives, subsets_of
+from fusionperc.evaluation.planning import (
+    Planner,
+    PlanningResult,
+    baseline_planners,
+    scorable_scenes,
+    score_planners,
+)
+from fusionperc.evaluation.planning_report import show_planning, write_planning_report
+from fusionperc.evaluation.planning_scene import Array, PlanningScene
+from fusionperc.models.fusionperc import FusionPerc
+from fusionperc.types import Batch, Points, SensorInputs, sensors_from_letters
+
+BLANK = "blank"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a network is given.
+
+    Attributes:
+        sensors: letters such as 'CRL', or 'blank': every sensor is there and saw nothing.
+        with_status: the ego's status is told.
+    """
+
+    sensors: str
+    with_status: bool
+
+    @property
+    def name(self) -> str:
+        return f"model {self.sensors}{' + status' if self.with_status else ''}"
+
+    def inputs(self, inputs: SensorInputs) -> SensorInputs:
+        """A batch as this variant sees it."""
+        return blank(inputs) if self.sensors == BLANK else inputs.only(sensors_from_letters(self.sensors))
+
+
+def blank(inputs: SensorInputs) -> SensorInputs:
+    """The same sensors, black pictures and no points: whoever plans as well with these is not looking."""
+    cameras = inputs.cameras
+    return replace(
+        inputs,
+        cameras=None if cameras is None else replace(cameras, images=torch.zeros_like(cameras.images)),
+        radar=None if inputs.radar is None else _emptied(inputs.radar),
+        lidar=None if inputs.lidar is None else _emptied(inputs.lidar),
+    )
+
+
+def _emptied(points: Points) -> Points:
+    return Points(points.xyz_m[:0], points.features[:0], points.sample_index[:0], points.batch_size)
+
+
+def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
+    """The variants asked for, those without the ego's status first.
+
+    Args:
+        sensors: letters, 'all-subsets', or with '+blank' behind it.
+        status: 'with', 'without' or 'both'.
+        config: of the model.
+
+    Raises:
+        ConfigError: the model has no such sensor or no planning head.
+    """
+    if config.model.planning is None:
+        raise ConfigError("--task planning: this model has no planning head; train one with model.planning (configs/)")
+    letters, _, more = sensors.partition("+")
+    if more not in ("", BLANK):
+        raise ConfigError(f"--sensors {sensors}: after + only 'blank' is known")
+    # The fullest first: it is the model.
+    subsets = sorted(subsets_of(letters, config.model.sensor_names), key=len, reverse=True)
+    names = [*subsets, *([BLANK] if more else [])]
+    told = {"without": (False,), "with": (True,), "both": (False, True)}[status]
+    return [Variant(name, with_status) for with_status in told for name in names]
+
+
+def predict_plans(
+    model: FusionPerc, loader: DataLoader[Batch], variants: Sequence[Variant], device: torch.device | str
+) -> dict[str, dict[str, Array]]:
+    """The likeliest plan (8, 3) of every sample, by variant's name and sample token; each batch is read once.
+
+    Args:
+        model: in evaluation mode, on `device`, with a planning head.
+        loader: batches of a split, with `ego`.
+        variants: what to give to it. A sample without any of a variant's sensors gets the plan of blank ones.
+        device: where the model is.
+    """
+    found: dict[str, dict[str, Array]] = {variant.name: {} for variant in variants}
+    with torch.inference_mode():
+        for batch in loader:
+            assert batch.ego is not None
+            for variant in variants:
+                inputs = variant.inputs(batch.inputs)
+                if not bool(inputs.present.any(dim=1).all()):
+                    inputs = blank(batch.inputs)
+                ego = batch.ego if variant.with_status else batch.ego.without_status()
+                output = model(inputs.to(device), ego.to(device)).planning
+                assert output is not None
+                plans = output.best().double().cpu().numpy()
+                found[variant.name] |= dict(zip(batch.sample_tokens, plans, strict=True))
+    return found
+
+
+def evaluate_plans(
+    model: FusionPerc, config: Config, variants: Sequence[Variant], device: torch.device | str = "cpu"
+) -> tuple[PlanningResult, list[PlanningScene]]:
+    """Scores a network's plans on `data.split`, the baselines beside them.
+
+    Raises:
+        DataError: no key frame of the split can be scored.
+    """
+    drives = open_drives(config)
+    scenes = scorable_scenes(drives)
+    tokens = {scene.surroundings.token for scene in scenes}
+    places = [place for place, token in enumerate(drives.sample_tokens) if token in tokens]
+    loader = make_loader(config, config.data.split, training=False, drives=drives, samples=places)
+    planners, notes = baseline_planners(scenes, config, seed=config.train.seed)
+    plans = predict_plans(model, loader, variants, device)
+    planners += [
+        Planner(variant.name, plans[variant.name], uses_ego_status=variant.with_status, uses_command=True)
+        for variant in variants
+    ]
+    if max(config.data.lidar_sweeps, config.data.radar_sweeps) > 1:
+        notes.append(
+            "sweeps of the past are placed by ego motion: a model without ego status may read its speed off them"
+        )
+    return score_planners(scenes, planners, config.data.command, notes), scenes
+
+
+def report_plans(
+    model: FusionPerc,
+    config: Config,
+    variants: Sequence[Variant],
+    output: Path,
+    source: Path,
+    device: torch.device | str = "cpu",
+    worst: int = 6,
+) -> None:
+    """Evaluates plans as `evaluate_plans` does, writes `output`/report.json and pictures of the worst, prints tables.
+
+    Args:
+        model, config, variants, device: as in `evaluate_plans`; pictures are of the first variant.
+        output: folder, made if missing.
+        source: the checkpoint, named in the report.
+        worst: number of pictures.
+    """
+    from fusionperc.evaluation.planning_pictures import draw_worst
+
+    started_s = time.monotonic()
+    result, scenes = evaluate_plans(model, config, variants, device)
+    path = write_planning_report(output, result, config.data, str(source), time.monotonic() - started_s)
+    show_planning(console, result, config.data.split)
+    pictures = draw_worst(result, variants[0].name, scenes, open_drives(config), output, worst)
+    console.print(f"report: {path}; the {len(pictures)} worst cases of {variants[0].name}: {output}/worst_*.png")
