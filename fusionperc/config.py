@@ -256,8 +256,8 @@ class TrainConfig(_Record):
         "both", description="heads that learn; 'planning' leaves all but the planning head as it is (train.initial)"
     )
     initial: Path | None = Field(None, description="checkpoint whose weights the run starts from; a head may be new")
-    ego_status_dropout: float = Field(
-        0.5, ge=0, le=1, description="share of samples from which the ego's status is withheld"
+    ego_status: Literal["both", "with", "without"] = Field(
+        "both", description="whether the planner learns with the ego's status, without it, or each sample both ways"
     )
     steps: int = Field(1000, ge=1, description="optimiser steps of the whole run")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")

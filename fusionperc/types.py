@@ -287,6 +287,11 @@ class EgoInputs(_TensorRecord):
             past_m=self.past_m.masked_fill(withheld[:, None, None], nan),
         )
 
+    def and_without_status(self) -> EgoInputs:
+        """(2 B) these, and then the same samples without the ego's status."""
+        other = self.without_status()
+        return EgoInputs(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class Boxes(_TensorRecord):

@@ -83,6 +83,8 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
     def forward(self, inputs: SensorInputs, ego: EgoInputs | None = None) -> FusionPercOutput:
         """Runs the network on whatever sensors are there; it plans if it is told where to go.
 
+        `ego` may hold several variants of the batch, one behind the other: G * B samples are then planned.
+
         Raises:
             ValueError: no sample has any sensor that this model takes.
         """
@@ -97,12 +99,13 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
             bevs["radar"] = _encode_present(self.radar, inputs.radar, present["radar"])
         if self.lidar is not None and inputs.lidar is not None and bool(present["lidar"].any()):
             bevs["lidar"] = _encode_present(self.lidar, inputs.lidar, present["lidar"])
+        lidar = inputs.lidar if "lidar" in bevs else None
         if not bevs:
             raise ValueError(f"no sensor: the model takes {self.config.sensors}, the inputs hold none of these")
 
         fused = self.fusion(bevs, present)
         detection = self.detection(fused)
-        planning = None if self.planning is None or ego is None else self.planning(fused, detection, ego)
+        planning = None if self.planning is None or ego is None else self.planning(fused, detection, ego, lidar)
         return FusionPercOutput(
             detection=detection,
             depth_logits=depth_logits,

@@ -2,7 +2,8 @@
 
 Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
 the bird's-eye view with the drivable area that was read off it, and gives accelerations and curvatures of a vehicle
-that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show.
+that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first speed is the
+told one, or else what the LiDAR's sweeps, laid side by side, tell.
 
 Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
 agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
@@ -22,7 +23,7 @@ from fusionperc.config import PlanningHeadConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.detection import DetectionOutput
-from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, EgoInputs
+from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, EgoInputs, Points
 
 STEP_S = 0.5
 #: Waypoints at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
@@ -34,8 +35,12 @@ BRAKE_MPS2, ACCELERATE_MPS2, CURVATURE_PER_M = 7.0, 4.0, 0.2
 #: Units in which what the head is given is about one.
 _STATUS_SCALE, _PAST_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5)
 _SPEED_MPS, _DISTANCE_M = 10.0, 20.0
-#: Halvings from the fused grid to the scene's tokens, and cells of the ego's surroundings at their coarsest.
+#: Halvings from the fused grid to the scene's tokens.
 _HALVINGS = 2
+#: How long a vehicle's acceleration and curvature last, and below which speed its turn rate says nothing of these.
+_GOES_ON_S, _LEAST_TURNING_MPS = 1.5, 1.0
+#: Cells, ages and number of ages of the stack of sweeps around the ego.
+_NEAR_CELL_M, _NEAR_AGE_S, _NEAR_AGES = 0.4, 0.1, 5
 #: Where the alternative plans start before anything is learnt: (acceleration, curvature), repeated.
 _FIRST_CONTROLS = ((0.0, 0.0), (-2.0, 0.0), (1.0, 0.0), (0.0, 0.05), (0.0, -0.05), (-4.0, 0.0))
 
@@ -65,9 +70,10 @@ class PlanningOutput:
     """What the head plans.
 
     Attributes:
-        waypoints: (B, M, 8, 3) x, y, yaw at 0.5, 1.0, ... 4.0 s in the frame of the inputs.
-        acceleration_mps2: (B, M, 8) of each step.
-        mode_logits: (B, M).
+        waypoints: (G * B, M, 8, 3) x, y, yaw at 0.5, 1.0, ... 4.0 s in the frame of the inputs, for each of the G
+            variants of `EgoInputs`.
+        acceleration_mps2: (G * B, M, 8) of each step.
+        mode_logits: (G * B, M).
         speed_mps: (B,) the ego's present speed as the sensors tell it, whether it was given or not.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on.
@@ -101,7 +107,7 @@ class PlanningHead(nn.Module):
         channels = config.channels
         self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
         self.scene = SceneTokens(grid, in_channels + 1, channels)
-        self.near = Surroundings(grid, config.near_m, in_channels, channels)
+        self.near = Surroundings(config.near_m, channels)
         self.speed = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 1))
         self.agents = AgentMotion(config, query_channels)
         self.ego = EgoQueries(config)
@@ -111,6 +117,8 @@ class PlanningHead(nn.Module):
         self.controls = nn.Sequential(
             nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 2 * NUM_STEPS)
         )
+        # What a vehicle does it goes on doing for a while.
+        self.told_share = nn.Parameter(torch.exp(-torch.arange(NUM_STEPS) * STEP_S / _GOES_ON_S).repeat(2, 1))
         first = [_FIRST_CONTROLS[mode % len(_FIRST_CONTROLS)] for mode in range(config.modes)]
         self.first_controls = nn.Parameter(torch.tensor(first)[:, :, None].repeat(1, 1, NUM_STEPS))
         last: nn.Linear = self.controls[-1]  # type: ignore[assignment]
@@ -118,20 +126,35 @@ class PlanningHead(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(
-        self, bev: Float[Tensor, "batch channels x y"], detection: DetectionOutput, ego: EgoInputs
+        self,
+        bev: Float[Tensor, "batch channels x y"],
+        detection: DetectionOutput,
+        ego: EgoInputs,
+        lidar: Points | None = None,
     ) -> PlanningOutput:
+        """Plans for every sample, or for G variants of each: `ego` then holds G * B, all samples of a variant together.
+
+        Args:
+            bev: fused map.
+            detection: of the same samples.
+            ego: what the ego is told.
+            lidar: sweeps; None or no points where the sensor is absent.
+        """
         map_logits = self.map(bev)
-        near = self.near(bev)
+        near = self.near(lidar, bev.shape[0])
         speed = F.softplus(self.speed(near).squeeze(-1).float() + 1.0) * 2.0
         tokens, motion, is_absent = self.agents(detection)
         scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
-        queries = self.ego(ego, near, speed)
+        variants = ego.command.shape[0] // bev.shape[0]
+        queries = self.ego(ego, near.repeat(variants, 1), speed.repeat(variants))
+        tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
+        scene = scene.repeat(variants, 1, 1)
         for layer in self.layers:
             queries = layer(queries, tokens, is_absent, scene)
         normed = self.norm(queries)
+        start, going_on = _told_motion(ego.status.float(), speed.repeat(variants))
         raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() + self.first_controls
-        told = ego.status[:, 0].float()
-        start = torch.where(torch.isfinite(told), told, speed).clamp(min=0.0)
+        raw = raw + going_on[:, None, :, None] * self.told_share
         waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
         return PlanningOutput(
             waypoints=waypoints,
@@ -141,6 +164,17 @@ class PlanningHead(nn.Module):
             motion=motion,
             map_logits=map_logits.squeeze(1).float(),
         )
+
+
+def _told_motion(
+    status: Float[Tensor, "batch 4"], speed_mps: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
+    """The first speed, and the acceleration and curvature that the vehicle has now: none where they are not told."""
+    told = torch.where(status.isfinite(), status, 0.0)
+    start = torch.where(status[:, 0].isfinite(), told[:, 0], speed_mps).clamp(min=0.0)
+    curvature = told[:, 3] / told[:, 0].clamp(min=_LEAST_TURNING_MPS)
+    acceleration = told[:, 1].clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
+    return start, torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
 
 
 def rolled_out(
@@ -205,26 +239,44 @@ def placed(xy_m: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 6"]:
 
 
 class Surroundings(nn.Module):
-    """The cells around the ego, read whole: where each thing is matters, so they are flattened, not pooled.
+    """LiDAR returns around the ego, sweeps of different ages side by side, as one token.
 
-    Of sweeps that ego motion has moved, the ring of ground nearest to the LiDAR tells how far the ego has come.
+    Counts in cells of place and age, read whole: where each thing is matters, so the cells are flattened, not pooled.
+    Sweeps have been moved by ego motion, so what stands still stays; what moves, and the ring of ground that is nearest
+    to the LiDAR, does not: the distance between the rings is how far the ego has come. A model that reads its speed off
+    them is told it by the ego motion that moved the sweeps.
     """
 
-    def __init__(self, grid: BevGrid, near_m: float, in_channels: int, channels: int) -> None:
+    def __init__(self, near_m: float, channels: int) -> None:
         super().__init__()
-        cells = max(1, round(near_m / grid.cell_m))
-        middle_x, middle_y = round(-grid.x_min_m / grid.cell_m), round(-grid.y_min_m / grid.cell_m)
-        self.rows = slice(max(0, middle_x - cells), min(grid.shape[0], middle_x + cells))
-        self.columns = slice(max(0, middle_y - cells), min(grid.shape[1], middle_y + cells))
-        size = [-(-(part.stop - part.start) // 4) for part in (self.rows, self.columns)]
+        self.near_m, self.cells = near_m, 8 * max(1, round(2 * near_m / _NEAR_CELL_M / 8))
+        half = channels // 2
         self.shrink = nn.Sequential(
-            ConvNormAct(in_channels, channels // 2, stride=2), ConvNormAct(channels // 2, channels // 2, stride=2)
+            ConvNormAct(_NEAR_AGES, half // 2, stride=2),
+            ConvNormAct(half // 2, half, stride=2),
+            ConvNormAct(half, half, stride=2),
         )
-        self.read = nn.Linear(channels // 2 * size[0] * size[1], channels)
+        self.read = nn.Linear(half * (self.cells // 8) ** 2, channels)
         self.norm = nn.LayerNorm(channels)
+        self.nothing_embedding = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch out"]:
-        return self.norm(self.read(self.shrink(bev[:, :, self.rows, self.columns]).flatten(1)))  # type: ignore[no-any-return]
+    def forward(self, lidar: Points | None, batch: int) -> Float[Tensor, "batch out"]:
+        if lidar is None:
+            return self.nothing_embedding.expand(batch, -1)
+        counts = self.counts(lidar)
+        token = self.norm(self.read(self.shrink(counts.log1p()).flatten(1)))
+        is_empty = counts.flatten(1).sum(1) == 0
+        return torch.where(is_empty[:, None], self.nothing_embedding.to(token.dtype), token)
+
+    def counts(self, lidar: Points) -> Float[Tensor, "batch ages x y"]:
+        """Returns in each cell of age and place."""
+        place = torch.floor((lidar.xyz_m[:, :2] / self.near_m + 1) / 2 * self.cells).long()
+        age = torch.round(lidar.features[:, 1] / _NEAR_AGE_S - 0.25).long().clamp(0, _NEAR_AGES - 1)
+        inside = ((place >= 0) & (place < self.cells)).all(1)
+        flat = ((lidar.sample_index * _NEAR_AGES + age) * self.cells + place[:, 0]) * self.cells + place[:, 1]
+        size = lidar.batch_size * _NEAR_AGES * self.cells**2
+        counts = lidar.xyz_m.new_zeros(size).index_add_(0, flat[inside], lidar.xyz_m.new_ones(int(inside.sum())))
+        return counts.view(lidar.batch_size, _NEAR_AGES, self.cells, self.cells)
 
 
 class AgentMotion(nn.Module):

@@ -60,7 +60,9 @@ class PlanningObjective:
         """
         if targets.planning is None:
             raise ValueError("PlanningObjective: the targets hold no `planning`; load them with model.planning set")
-        future = targets.ego_future_m[:, : output.waypoints.shape[2]]
+        # A sample's variants, with and without the ego's status, have one truth.
+        variants = output.waypoints.shape[0] // targets.ego_future_m.shape[0]
+        future = targets.ego_future_m[:, : output.waypoints.shape[2]].repeat(variants, 1, 1)
         known = future.isfinite().all(-1)
         winner, imitation = _imitation(output.waypoints, future, known)
         chosen = output.waypoints[torch.arange(len(winner)), winner]
@@ -125,6 +127,9 @@ class PlanningObjective:
         sure = (movable & (motion.score > SURE_SCORE))[:, :, None]
         place = motion.likeliest_m().detach()
         yaw, size = boxes.yaw_rad[:, :, None], boxes.size_lwh_m[:, :, None]
+        variants = plan.shape[0] // place.shape[0]
+        place, sure = place.repeat(variants, 1, 1, 1), sure.repeat(variants, 1, 1)
+        yaw, size = yaw.repeat(variants, 1, 1), size.repeat(variants, 1, 1, 1)
         gap = _gap(plan[:, None], place, yaw, size)
         # Where the recorded drive came as near, the prediction or the box is wrong, or it has to be near.
         true_gap = _gap(future.nan_to_num()[:, None], place, yaw, size)
@@ -139,6 +144,7 @@ class PlanningObjective:
         known: Bool[Tensor, "batch steps"],
     ) -> Tensor:
         """Mean over steps and corners of how far the ego's box leaves the drivable area further than it did, metres."""
+        off_road_m = off_road_m.repeat(plan.shape[0] // off_road_m.shape[0], 1, 1)
         has_map = off_road_m.isfinite().flatten(1).all(1)
         area = off_road_m.nan_to_num()
         beyond = _sampled(area, ego_corners(plan), self.grid) - ROAD_MARGIN_M

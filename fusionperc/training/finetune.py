@@ -6,7 +6,7 @@ import logging
 import math
 import pickle
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
@@ -35,8 +35,8 @@ class CheckpointError(ValueError):
 class Finetuning(L.LightningModule):
     """FusionPerc with the detection objective, the planning objective, or both.
 
-    What is random in step k (the sensors dropped, the ego's status withheld, dropout inside the network) is a function
-    of the seed and k alone, so a resumed run repeats an uninterrupted one.
+    What is random in step k (the sensors dropped, dropout inside the network) is a function of the seed and k alone,
+    so a resumed run repeats an uninterrupted one.
 
     Args:
         config: the whole run; kept in every checkpoint.
@@ -64,10 +64,7 @@ class Finetuning(L.LightningModule):
         generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step * 8 + self.global_rank)
         torch.manual_seed(self.config.train.seed * 1_000_003 + step)
         inputs = drop_sensors(batch.inputs, self.config.train.sensor_dropout, generator)
-        ego = batch.ego
-        if ego is not None:
-            withheld = torch.rand(len(batch), generator=generator) < self.config.train.ego_status_dropout
-            ego = ego.without_status(withheld.to(ego.command.device))
+        ego = None if batch.ego is None else _told(batch.ego, self.config.train.ego_status)
         losses = self._losses(inputs, ego, batch.targets)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch))
         if not bool(torch.isfinite(losses["total"])):
@@ -79,7 +76,7 @@ class Finetuning(L.LightningModule):
         return losses["total"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        ego = None if batch.ego is None else batch.ego.without_status()
+        ego = None if batch.ego is None else _told(batch.ego, self.config.train.ego_status)
         losses = self._losses(batch.inputs, ego, batch.targets)
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
 
@@ -153,6 +150,16 @@ def _schedule(optimizer: torch.optim.Optimizer, train: TrainConfig) -> Any:
                 return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, train.steps - warm))))
 
             return LambdaLR(optimizer, factor)
+
+
+def _told(ego: EgoInputs, status: Literal["both", "with", "without"]) -> EgoInputs:
+    match status:
+        case "both":
+            return ego.and_without_status()
+        case "with":
+            return ego
+        case "without":
+            return ego.without_status()
 
 
 def _start_from(checkpoint: Path, model: FusionPerc) -> None:

@@ -13,7 +13,7 @@ from fusionperc.config import DetectionHeadConfig, PlanningHeadConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.detection import DetectionHead, DetectionOutput
 from fusionperc.models.planning import BRAKE_MPS2, CURVATURE_PER_M, PlanningHead, PlanningOutput, rolled_out
-from fusionperc.types import EgoInputs
+from fusionperc.types import EgoInputs, Points
 
 GRID = BevGrid(-16.0, 16.0, -16.0, 16.0, -5.0, 3.0, 1.0)
 CHANNELS, BATCH = 16, 2
@@ -41,10 +41,12 @@ def heads() -> tuple[DetectionHead, PlanningHead]:
     return detection.eval(), planning.eval()
 
 
-def run(heads: tuple[DetectionHead, PlanningHead], bev: Tensor, told: EgoInputs) -> PlanningOutput:
+def run(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor, told: EgoInputs, lidar: Points | None = None
+) -> PlanningOutput:
     with torch.no_grad():
         found: DetectionOutput = heads[0](bev)
-        planned: PlanningOutput = heads[1](bev, found, told)
+        planned: PlanningOutput = heads[1](bev, found, told, lidar)
     return planned
 
 
@@ -102,7 +104,53 @@ def test_a_told_speed_is_the_plans_first_and_an_untold_one_is_read_off_the_scene
     blind = run(heads, bev, ego(speed=8.0).without_status())
     other = run(heads, bev, ego(speed=0.0).without_status())
     torch.testing.assert_close(blind.waypoints, other.waypoints)
-    assert not torch.allclose(run(heads, bev + 1.0, ego().without_status()).speed_mps, blind.speed_mps)
+
+
+def returns(*points: tuple[float, float, float], sample: int = 0, batch: int = BATCH) -> Points:
+    """LiDAR returns x, y, age of one sample."""
+    rows = torch.tensor(points).reshape(-1, 3)
+    xyz = torch.cat([rows[:, :2], torch.zeros(len(rows), 1)], 1)
+    features = torch.stack([torch.full((len(rows),), 0.5), rows[:, 2]], 1)
+    return Points(xyz, features, torch.full((len(rows),), sample), batch)
+
+
+def test_sweeps_lie_side_by_side_around_the_ego(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    """Cells of 0.5 m from -6 to 6 m; two sweeps of 20 Hz an age; what is beyond is left out."""
+    near = heads[1].near
+    assert near.cells == 32
+    cell = 12.0 / 32
+    counts = near.counts(
+        returns((0.01, 0.01, 0.0), (0.01, 0.01, 0.05), (-5.99, 5.99, 0.45), (6.1, 0, 0.0), (0.5, 0, 0.1), sample=1)
+    )
+    assert counts.shape == (2, 5, 32, 32) and counts[0].sum() == 0 and counts.sum() == 4
+    assert counts[1, 0, 16, 16] == 2 and counts[1, 4, 0, 31] == 1
+    assert counts[1, 1, int((0.5 + 6) / cell), 16] == 1
+
+
+def test_the_speed_is_read_off_the_sweeps(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    """Sweeps matter, each sample's own; without any return of any age it is as if there were no LiDAR."""
+    none = run(heads, bev, ego().without_status()).speed_mps
+    torch.testing.assert_close(run(heads, bev, ego().without_status(), returns()).speed_mps, none)
+    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).speed_mps
+    torch.testing.assert_close(seen[0], none[0])
+    assert not torch.allclose(seen[1], none[1])
+
+
+def test_variants_of_a_batch_are_planned_side_by_side(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    both = run(heads, bev, ego().and_without_status()).waypoints
+    torch.testing.assert_close(both[:BATCH], run(heads, bev, ego()).waypoints)
+    torch.testing.assert_close(both[BATCH:], run(heads, bev, ego().without_status()).waypoints)
+
+
+def test_what_the_ego_does_it_goes_on_doing(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    """A fresh head's first alternative brakes and turns as the vehicle does, less and less."""
+    torch.nn.init.zeros_(heads[1].controls[-1].weight)
+    told = replace(ego(), status=torch.tensor([[6.0, -2.0, 0.0, 0.6]]).repeat(BATCH, 1))
+    planned = run(heads, bev, told)
+    first = planned.acceleration_mps2[0, 0]
+    assert -2.0 < float(first[0]) < -1.8 and (first.diff() > 0).all()
+    # 0.1 rad a metre over about 2.75 m.
+    assert float(planned.waypoints[0, 0, 0, 2]) == pytest.approx(0.1 * 2.75, abs=0.03)
 
 
 def test_status_is_withheld_from_the_chosen_samples_only(
