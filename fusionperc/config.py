@@ -66,6 +66,9 @@ class DataConfig(_Record):
         "error", description="what to do with a sample whose sensor files are not on disk"
     )
     lidar_sweeps: int = Field(10, ge=1, le=20, description="LiDAR sweeps per sample, the key frame included")
+    lidar_sweep_stride: int = Field(
+        1, ge=1, le=5, description="every so many LiDAR sweeps one is read: 2 looks twice as far back"
+    )
     radar_sweeps: int = Field(6, ge=1, le=20, description="sweeps per radar, the key frame included")
     image_size: tuple[int, int] = Field((128, 352), description="height, width of a picture as the model sees it, px")
     command: Literal["endpoint", "route"] = Field(
@@ -242,7 +245,7 @@ class PlanningObjectiveConfig(_Record):
     total: float = Field(1.0, ge=0, description="of all planning losses beside the detection losses")
     imitation: float = Field(1.0, ge=0)
     mode: float = Field(0.5, ge=0, description="which of the plans is right")
-    speed: float = Field(0.3, ge=0, description="the ego's speed as the sensors tell it")
+    ego_motion: float = Field(1.0, ge=0, description="the ego's own motion as the sensors tell it")
     motion: float = Field(0.3, ge=0, description="futures of agents")
     motion_mode: float = Field(0.1, ge=0)
     map: float = Field(0.5, ge=0, description="the drivable area")

@@ -285,12 +285,14 @@ class NuScenesDrives:
 
     # -- sensors ------------------------------------------------------------------------------------------------------
 
-    def _sweeps(self, index: int, column: int, num_sweeps: int) -> list[int]:
-        """Rows of the key frame and the sweeps before it, newest first; none where the key frame is absent."""
+    def _sweeps(self, index: int, column: int, num_sweeps: int, stride: int = 1) -> list[int]:
+        """Rows of the key frame and the sweeps before it, every `stride`-th, newest first; none where the key frame is
+        absent."""
         if not self._exists[index, column]:
             return []
         row = int(self.index.sample_row[self._samples[index], column])
-        return list(range(row, max(int(self.index.row_first[row]), row - num_sweeps + 1) - 1, -1))
+        oldest = row - (num_sweeps - 1) * stride
+        return list(range(row, max(int(self.index.row_first[row]), oldest) - 1, -stride))
 
     def _is_absent(self, file: Path, key_frame: bool) -> bool:
         """Whether a sweep is to be left out because it has no file. Raises `DataError` if it may not be."""
@@ -310,7 +312,7 @@ class NuScenesDrives:
         return ego_T_global @ _rigid(self.index.row_pose[rows]) @ own_T_sensor, own_T_sensor
 
     def _lidar(self, index: int, reference: int, ego_T_global: Tensor) -> tuple[Points | None, int]:
-        rows = self._sweeps(index, LIDAR_COLUMN, self.config.lidar_sweeps)
+        rows = self._sweeps(index, LIDAR_COLUMN, self.config.lidar_sweeps, self.config.lidar_sweep_stride)
         if not rows:
             return None, 0
         ego_T_sensor, own_T_sensor = (m.float().numpy() for m in self._ego_T_sensor(rows, ego_T_global))

@@ -37,10 +37,12 @@ _STATUS_SCALE, _PAST_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5)
 _SPEED_MPS, _DISTANCE_M = 10.0, 20.0
 #: Halvings from the fused grid to the scene's tokens.
 _HALVINGS = 2
+#: A curvature that is as much as an acceleration of 1 m/s^2.
+_CURVATURE_UNIT_PER_M = 0.02
 #: How long a vehicle's acceleration and curvature last, and below which speed its turn rate says nothing of these.
 _GOES_ON_S, _LEAST_TURNING_MPS = 1.5, 1.0
 #: Cells, ages and number of ages of the stack of sweeps around the ego.
-_NEAR_CELL_M, _NEAR_AGE_S, _NEAR_AGES = 0.4, 0.1, 5
+_NEAR_CELL_M, _NEAR_AGE_S, _NEAR_AGES = 0.4, 0.1, 10
 #: Where the alternative plans start before anything is learnt: (acceleration, curvature), repeated.
 _FIRST_CONTROLS = ((0.0, 0.0), (-2.0, 0.0), (1.0, 0.0), (0.0, 0.05), (0.0, -0.05), (-4.0, 0.0))
 
@@ -74,7 +76,8 @@ class PlanningOutput:
             variants of `EgoInputs`.
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
-        speed_mps: (B,) the ego's present speed as the sensors tell it, whether it was given or not.
+        ego_motion: (B, 3) the ego's present speed (m/s), acceleration (m/s^2) and turn rate (rad/s) as the sensors tell
+            them, whether they were given or not.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on.
     """
@@ -82,7 +85,7 @@ class PlanningOutput:
     waypoints: Tensor
     acceleration_mps2: Tensor
     mode_logits: Tensor
-    speed_mps: Tensor
+    ego_motion: Tensor
     motion: MotionOutput
     map_logits: Tensor
 
@@ -108,7 +111,7 @@ class PlanningHead(nn.Module):
         self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
         self.scene = SceneTokens(grid, in_channels + 1, channels)
         self.near = Surroundings(config.near_m, channels)
-        self.speed = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 1))
+        self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 3))
         self.agents = AgentMotion(config, query_channels)
         self.ego = EgoQueries(config)
         self.layers = nn.ModuleList(EgoDecoderLayer(channels, config.heads) for _ in range(config.layers))
@@ -142,39 +145,54 @@ class PlanningHead(nn.Module):
         """
         map_logits = self.map(bev)
         near = self.near(lidar, bev.shape[0])
-        speed = F.softplus(self.speed(near).squeeze(-1).float() + 1.0) * 2.0
+        ego_motion = _sensed_motion(self.ego_motion(near).float())
         tokens, motion, is_absent = self.agents(detection)
         scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
         variants = ego.command.shape[0] // bev.shape[0]
-        queries = self.ego(ego, near.repeat(variants, 1), speed.repeat(variants))
+        sensed = ego_motion.repeat(variants, 1)
+        queries = self.ego(ego, near.repeat(variants, 1), sensed)
         tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
         scene = scene.repeat(variants, 1, 1)
         for layer in self.layers:
             queries = layer(queries, tokens, is_absent, scene)
         normed = self.norm(queries)
-        start, going_on = _told_motion(ego.status.float(), speed.repeat(variants))
-        raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() + self.first_controls
+        start, going_on = _present_motion(ego.status.float(), sensed)
+        raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() * raw_scale(normed.device)
+        raw = raw + self.first_controls
         raw = raw + going_on[:, None, :, None] * self.told_share
         waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
         return PlanningOutput(
             waypoints=waypoints,
             acceleration_mps2=acceleration,
             mode_logits=self.score(normed).squeeze(-1).float(),
-            speed_mps=speed,
+            ego_motion=ego_motion,
             motion=motion,
             map_logits=map_logits.squeeze(1).float(),
         )
 
 
-def _told_motion(
-    status: Float[Tensor, "batch 4"], speed_mps: Float[Tensor, " batch"]
+def raw_scale(device: torch.device) -> Float[Tensor, "2 1"]:
+    """Makes one step of learning change accelerations and curvatures by as many metres at the plan's end."""
+    return torch.tensor([[1.0], [_CURVATURE_UNIT_PER_M]], device=device)
+
+
+def _sensed_motion(raw: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
+    """Speed, never backwards, acceleration and turn rate of raw numbers of about one."""
+    return torch.stack([F.softplus(raw[:, 0] + 1.0) * 2.0, raw[:, 1], raw[:, 2] * 0.1], -1)
+
+
+def _present_motion(
+    status: Float[Tensor, "batch 4"], sensed: Float[Tensor, "batch 3"]
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
-    """The first speed, and the acceleration and curvature that the vehicle has now: none where they are not told."""
-    told = torch.where(status.isfinite(), status, 0.0)
-    start = torch.where(status[:, 0].isfinite(), told[:, 0], speed_mps).clamp(min=0.0)
-    curvature = told[:, 3] / told[:, 0].clamp(min=_LEAST_TURNING_MPS)
-    acceleration = told[:, 1].clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
-    return start, torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
+    """The first speed, and the acceleration and curvature that the vehicle has now: as told, else as the sensors tell.
+
+    What the plan learns does not change what is sensed: that learns from the recorded motion alone.
+    """
+    told = status[:, [0, 1, 3]]
+    speed, acceleration, turn_rate = torch.where(told.isfinite(), told, sensed.detach()).unbind(-1)
+    curvature = turn_rate / speed.clamp(min=_LEAST_TURNING_MPS)
+    acceleration = acceleration.clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
+    return speed.clamp(min=0.0), torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
 
 
 def rolled_out(
@@ -340,10 +358,10 @@ class EgoQueries(nn.Module):
             nn.Linear(2 * known, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels)
         )
         self.unknown_status_embedding = nn.Parameter(torch.zeros(channels))
-        self.motion = nn.Linear(3, channels)
+        self.motion = nn.Linear(5, channels)
 
     def forward(
-        self, ego: EgoInputs, near: Float[Tensor, "batch channels"], speed_mps: Float[Tensor, " batch"]
+        self, ego: EgoInputs, near: Float[Tensor, "batch channels"], sensed: Float[Tensor, "batch 3"]
     ) -> Float[Tensor, "batch modes channels"]:
         scale = near.new_tensor(_STATUS_SCALE)
         past = (ego.past_m / near.new_tensor(_PAST_SCALE)).flatten(1)
@@ -352,7 +370,8 @@ class EgoQueries(nn.Module):
         told = self.status(torch.cat([values.nan_to_num(0.0, 0.0, 0.0), is_known.to(values.dtype)], 1))
         status = torch.where(is_known.any(1, keepdim=True), told, self.unknown_status_embedding.to(told.dtype))
         command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
-        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), speed_mps / _SPEED_MPS], -1)
+        units = near.new_tensor([_STATUS_SCALE[0], _STATUS_SCALE[1], _STATUS_SCALE[3]])
+        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), *(sensed.detach() / units).unbind(-1)], -1)
         query: Tensor = near + status + command + self.motion(heading)
         return query[:, None] + self.mode_embedding.weight
 

@@ -30,6 +30,8 @@ LOSERS_SHARE = 0.05
 YAW_M_PER_RAD = 2.0
 #: Only what was detected this surely is kept away from.
 SURE_SCORE = 0.3
+#: Errors of the sensed speed (m/s), acceleration (m/s^2) and turn rate (rad/s) that weigh alike.
+EGO_UNITS = (1.0, 1.0, 0.1)
 #: What passengers hardly feel: m/s^2 along and across, m/s^3.
 CALM_MPS2, CALM_LATERAL_MPS2, CALM_JERK_MPS3 = 2.0, 3.0, 3.0
 MOVABLE = tuple(index for index, name in enumerate(CLASSES) if name not in ("traffic_cone", "barrier"))
@@ -73,7 +75,7 @@ class PlanningObjective:
         terms = {
             "imitation": (weight.imitation, imitation),
             "mode": (weight.mode, (mode * recorded).sum() / recorded.sum().clamp(min=1)),
-            "speed": (weight.speed, _speed(output.speed_mps, targets)),
+            "ego_motion": (weight.ego_motion, _ego_motion(output.ego_motion, targets)),
             "motion": (weight.motion, motion),
             "motion_mode": (weight.motion_mode, motion_mode),
             "map": (weight.map, _map(output.map_logits, targets.planning.off_road_m)),
@@ -175,11 +177,12 @@ def _imitation(
     return winner, loss.sum() / known.any(1).sum().clamp(min=1)
 
 
-def _speed(speed_mps: Float[Tensor, " batch"], targets: Targets) -> Tensor:
-    """L1 of the ego's speed where the CAN bus has it, m/s."""
-    truth = targets.can_bus[:, 0]
+def _ego_motion(sensed: Float[Tensor, "batch 3"], targets: Targets) -> Tensor:
+    """L1 of the ego's speed, acceleration and turn rate where the CAN bus has them, each in its unit of `EGO_UNITS`."""
+    truth = targets.can_bus[:, [0, 1, 3]]
     known = truth.isfinite()
-    return ((speed_mps - truth.nan_to_num()).abs() * known).sum() / known.sum().clamp(min=1)
+    error = (sensed - truth.nan_to_num()).abs() / sensed.new_tensor(EGO_UNITS)
+    return (error * known).sum() / known.sum().clamp(min=1)
 
 
 def _map(logits: Float[Tensor, "batch x y"], off_road_m: Float[Tensor, "batch x y"]) -> Tensor:

@@ -115,23 +115,23 @@ def returns(*points: tuple[float, float, float], sample: int = 0, batch: int = B
 
 
 def test_sweeps_lie_side_by_side_around_the_ego(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
-    """Cells of 0.5 m from -6 to 6 m; two sweeps of 20 Hz an age; what is beyond is left out."""
+    """32 cells from -6 to 6 m; two sweeps of 20 Hz an age; what is beyond is left out."""
     near = heads[1].near
     assert near.cells == 32
     cell = 12.0 / 32
     counts = near.counts(
         returns((0.01, 0.01, 0.0), (0.01, 0.01, 0.05), (-5.99, 5.99, 0.45), (6.1, 0, 0.0), (0.5, 0, 0.1), sample=1)
     )
-    assert counts.shape == (2, 5, 32, 32) and counts[0].sum() == 0 and counts.sum() == 4
+    assert counts.shape == (2, 10, 32, 32) and counts[0].sum() == 0 and counts.sum() == 4
     assert counts[1, 0, 16, 16] == 2 and counts[1, 4, 0, 31] == 1
     assert counts[1, 1, int((0.5 + 6) / cell), 16] == 1
 
 
 def test_the_speed_is_read_off_the_sweeps(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
     """Sweeps matter, each sample's own; without any return of any age it is as if there were no LiDAR."""
-    none = run(heads, bev, ego().without_status()).speed_mps
-    torch.testing.assert_close(run(heads, bev, ego().without_status(), returns()).speed_mps, none)
-    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).speed_mps
+    none = run(heads, bev, ego().without_status()).ego_motion
+    torch.testing.assert_close(run(heads, bev, ego().without_status(), returns()).ego_motion, none)
+    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).ego_motion
     torch.testing.assert_close(seen[0], none[0])
     assert not torch.allclose(seen[1], none[1])
 

@@ -60,7 +60,7 @@ def output(plans: Tensor, places: Tensor, score: float = 0.9) -> PlanningOutput:
         waypoints=plans[None],
         acceleration_mps2=torch.zeros(1, len(plans), 8),
         mode_logits=torch.zeros(1, len(plans)),
-        speed_mps=torch.tensor([4.0]),
+        ego_motion=torch.tensor([[4.0, 0.5, 0.1]]),
         motion=MotionOutput(places[None, None], torch.zeros(1, 1, len(places)), torch.tensor([[score]])),
         map_logits=torch.zeros(1, 64, 64),
     )
@@ -99,7 +99,8 @@ def test_the_nearest_plan_is_taught_and_the_others_a_little() -> None:
     expected = (1 - LOSERS_SHARE) * 1.0 + LOSERS_SHARE * 3.0
     assert float(found["plan_imitation"]) == pytest.approx(expected, abs=1e-4)
     assert float(found["plan_mode"]) == pytest.approx(math.log(2))
-    assert float(found["plan_speed"]) == pytest.approx(1.5)
+    # 1.5 m/s, 0.5 m/s^2 and 0.1 rad/s beside the CAN bus.
+    assert float(found["plan_ego_motion"]) == pytest.approx((1.5 + 0.5 + 1.0) / 3)
 
 
 def test_unrecorded_steps_teach_nothing() -> None:
