@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--task", choices=("detection", "planning"), default="detection")
     parser.add_argument(
         "--sensors",
-        help="subset of C, R, L such as CL, or all-subsets; default: all the model takes; +blank behind it adds, with "
-        "--task planning, the same sensors seeing nothing",
+        help="subset of C, R, L such as CL, or all-subsets; default: all the model takes; with --task planning, +blank "
+        "behind it adds the same sensors seeing nothing, +newest those with their newest sweeps only",
     )
     parser.add_argument(
         "--ego-status", choices=("with", "without", "both"), default="both", help="with --task planning"
@@ -58,14 +58,16 @@ def main() -> None:
     from fusionperc.training.finetune import load_model
 
     device = inference.choose_device(arguments.device)
-    model, config = load_model(arguments.checkpoint, device)
-    config = inference.overridden(config, arguments.overrides)
+    model, trained = load_model(arguments.checkpoint, device)
+    config = inference.overridden(trained, arguments.overrides)
     sensors = arguments.sensors or config.model.sensors
     if arguments.task == "planning":
         from fusionperc.evaluation.planning_model import report_plans, variants_of
 
         variants = variants_of(sensors, arguments.ego_status, config)
-        report_plans(model, config, variants, arguments.output, arguments.checkpoint, device, arguments.worst)
+        report_plans(
+            model, config, trained.data, variants, arguments.output, arguments.checkpoint, device, arguments.worst
+        )
         return
     inference.report_model(model, config, sensors, arguments.output, arguments.checkpoint, device)
 
@@ -77,7 +79,7 @@ def score_baselines(config: Config, output: Path) -> None:
 
     started_s = time.monotonic()
     scenes = scorable_scenes(open_tables(config.data, config.data.split))
-    planners, notes = baseline_planners(scenes, config)
+    planners, notes = baseline_planners(scenes, config.data)
     result = score_planners(scenes, planners, config.data.command, notes)
     path = write_planning_report(output, result, config.data, "baselines", time.monotonic() - started_s)
     show_planning(console, result, config.data.split)

@@ -1,10 +1,10 @@
 """What the planner is worth: seeds, ego status, sensors taken away, beside what looks at nothing.
 
-    python tools/study_planning.py configs/planning.yaml --output runs/study data.root=data/sim
+    python tools/study_planning.py configs/planning.yaml --output runs/study --held data/held data.root=data/sim
 
 Trains detection and planning together for every seed, and detection alone as a control; scores plans with and without
-ego status, with sensors removed and blank, and detection by the official evaluator. Steps that are done are not
-repeated: after an interruption the same command goes on from the last checkpoint. The tables are printed at the end
+ego status, with sensors removed, blank and without past sweeps, on the held-out drives and, with --held, on all drives
+of another folder; and detection by the official evaluator. Steps that are done are not repeated: after an interruption the same command goes on from the last checkpoint. The tables are printed at the end
 (--tables-only: of what is there) and written to study.json.
 """
 
@@ -28,6 +28,8 @@ from fusionperc.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "fusionperc"
+#: Folders of a run's reports on plans, and what they were scored on.
+PLANS = {"planning": "held-out drives of the set", "planning_held": "drives of another set"}
 
 
 def main() -> None:
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs and of study.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--controls", type=int, default=1, help="trainings of detection alone, with the first seeds")
+    parser.add_argument("--held", type=Path, help="another simulated folder, of other towns, to score plans on too")
     parser.add_argument("--tables-only", action="store_true", help="train nothing, print what is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args()
@@ -43,15 +46,16 @@ def main() -> None:
     runs += [("detection", seed) for seed in range(arguments.controls)]
     if not arguments.tables_only:
         for task, seed in runs:
-            make_run(arguments.config, arguments.output, task, seed, arguments.overrides)
+            make_run(arguments.config, arguments.output, task, seed, arguments.overrides, arguments.held)
     found = {f"{task}-{seed}": read_run(arguments.output / f"{task}-{seed}") for task, seed in runs}
-    study = summarise({name: run for name, run in found.items() if run})
+    studies = {kind: summarise(found, kind) for kind in PLANS}
     with whole_file(arguments.output / "study.json") as part:
-        part.write_text(json.dumps(study, indent=2) + "\n")
-    show(study)
+        part.write_text(json.dumps(studies, indent=2) + "\n")
+    for kind, study in studies.items():
+        show(study, PLANS[kind])
 
 
-def make_run(config: str, output: Path, task: str, seed: int, overrides: list[str]) -> None:
+def make_run(config: str, output: Path, task: str, seed: int, overrides: list[str], held: Path | None) -> None:
     """Trains and scores one run, or what is missing of it."""
     folder = output / f"{task}-{seed}"
     checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -64,10 +68,12 @@ def make_run(config: str, output: Path, task: str, seed: int, overrides: list[st
     if not (folder / "detection" / "report.json").exists():
         words = ["tools/evaluate.py", "--checkpoint", str(checkpoint), "--output", str(folder / "detection")]
         call(f"score detection of {folder.name}", words)
-    if task == "joint" and not (folder / "planning" / "report.json").exists():
-        words = ["tools/evaluate.py", "--task", "planning", "--checkpoint", str(checkpoint), "--sensors"]
-        words += ["all-subsets+blank", "--output", str(folder / "planning")]
-        call(f"score plans of {folder.name}", words)
+    where = {"planning": [], "planning_held": None if held is None else [f"data.root={held}", "data.split=all"]}
+    for kind, changes in where.items():
+        if task == "joint" and changes is not None and not (folder / kind / "report.json").exists():
+            words = ["tools/evaluate.py", "--task", "planning", "--checkpoint", str(checkpoint), "--sensors"]
+            words += ["all-subsets+blank+newest", "--output", str(folder / kind), *changes]
+            call(f"score plans of {folder.name}: {PLANS[kind]}", words)
 
 
 def call(title: str, words: list[str]) -> None:
@@ -83,16 +89,16 @@ def call(title: str, words: list[str]) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """The reports of a run that are there."""
     found = {}
-    for kind in ("detection", "planning"):
+    for kind in ("detection", *PLANS):
         path = folder / kind / "report.json"
         if path.exists():
-            found[kind] = json.loads(path.read_text())[kind]
+            found[kind] = json.loads(path.read_text())[kind.removesuffix("_held")]
     return found
 
 
-def summarise(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Means and standard deviations over seeds."""
-    plans = [run["planning"] for name, run in found.items() if name.startswith("joint") and "planning" in run]
+def summarise(found: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Means and standard deviations over seeds, of the plans of one kind."""
+    plans = [run[kind] for name, run in found.items() if name.startswith("joint") and kind in run]
     nds = {
         task: [run["detection"]["nds"] for name, run in found.items() if name.startswith(task) and "detection" in run]
         for task in ("joint", "detection")
@@ -140,13 +146,13 @@ def _mean(values: list[float]) -> dict[str, float | None]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
-def show(study: dict[str, Any]) -> None:
+def show(study: dict[str, Any], title: str) -> None:
     """Prints the tables of a study."""
     if not study["planners"]:
-        console.print("no run has been scored yet")
+        console.print(f"{title}: no run has been scored yet")
         return
     table = Table(
-        title=f"{study['seeds']} seeds, {study['num_samples']} key frames, command from the {study['command_source']}; "
+        title=f"{title}: {study['seeds']} seeds, {study['num_samples']} key frames, command from the {study['command_source']}; "
         "mean (standard deviation)",
         title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip

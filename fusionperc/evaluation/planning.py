@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionperc.config import Config, DataConfig
+from fusionperc.config import DataConfig
 from fusionperc.data.errors import DataError
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.sample import Surroundings
@@ -154,9 +154,14 @@ def command_of(surroundings: Surroundings, source: str) -> int:
 
 
 def baseline_planners(
-    scenes: Sequence[PlanningScene], config: Config, *, seed: int = 0
+    scenes: Sequence[PlanningScene], train: DataConfig, *, seed: int = 0
 ) -> tuple[list[Planner], list[str]]:
-    """The ground truth, the trivial planners, and the perceptron where `data.train_split` is here to learn from.
+    """The ground truth, the trivial planners, and the perceptron where there are drives to learn from.
+
+    Args:
+        scenes: to plan for.
+        train: the perceptron learns from its `train_split`: what a model beside it learnt from.
+        seed: of the perceptron.
 
     Returns:
         Planners, and notes on those that are absent.
@@ -168,10 +173,10 @@ def baseline_planners(
         plans = {token: baseline(state) for token, state in states.items()}
         planners.append(Planner(name, plans, uses_ego_status=name != "standing still", uses_command=False))
     try:
-        perceptron = EgoStatusPlanner(*_training_samples(config.data), seed=seed)
-    except ValueError as error:
+        perceptron = EgoStatusPlanner(*_training_samples(train), seed=seed)
+    except ValueError as error:  # no such split here, or too few key frames
         return planners, [f"{PERCEPTRON}: absent ({error})"]
-    source = config.data.command
+    source = train.command
     plans = {s.surroundings.token: perceptron.plan(s.surroundings, command_of(s.surroundings, source)) for s in scenes}
     return [*planners, Planner(PERCEPTRON, plans, uses_ego_status=True, uses_command=True)], []
 

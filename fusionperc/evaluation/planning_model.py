@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from fusionperc.config import Config, ConfigError
+from fusionperc.config import Config, ConfigError, DataConfig
 from fusionperc.console import console
 from fusionperc.data.loading import make_loader
+from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.evaluation.inference import open_drives, subsets_of
 from fusionperc.evaluation.planning import (
     Planner,
@@ -26,7 +28,11 @@ from fusionperc.evaluation.planning_scene import Array, PlanningScene
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.types import Batch, Points, SensorInputs, sensors_from_letters
 
-BLANK = "blank"
+#: Every sensor is there and saw nothing; or all but the newest sweep of each is missing.
+BLANK, NEWEST = "blank", "newest"
+#: Ages up to which a sweep is a sensor's newest (radars at 13 Hz are not in step with the LiDAR).
+_NEWEST_LIDAR_S, _NEWEST_RADAR_S = 0.02, 0.08
+_LATENCY_RUNS = 15
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Variant:
     """What a network is given.
 
     Attributes:
-        sensors: letters such as 'CRL', or 'blank': every sensor is there and saw nothing.
+        sensors: letters such as 'CRL', or 'blank' or 'newest'.
         with_status: the ego's status is told.
     """
 
@@ -47,7 +53,13 @@ class Variant:
 
     def inputs(self, inputs: SensorInputs) -> SensorInputs:
         """A batch as this variant sees it."""
-        return blank(inputs) if self.sensors == BLANK else inputs.only(sensors_from_letters(self.sensors))
+        match self.sensors:
+            case "blank":
+                return blank(inputs)
+            case "newest":
+                return newest(inputs)
+            case letters:
+                return inputs.only(sensors_from_letters(letters))
 
 
 def blank(inputs: SensorInputs) -> SensorInputs:
@@ -61,6 +73,20 @@ def blank(inputs: SensorInputs) -> SensorInputs:
     )
 
 
+def newest(inputs: SensorInputs) -> SensorInputs:
+    """The same without earlier sweeps: nothing of the ego's motion shows in one sweep."""
+    return replace(
+        inputs,
+        radar=None if inputs.radar is None else _younger(inputs.radar, 3, _NEWEST_RADAR_S),
+        lidar=None if inputs.lidar is None else _younger(inputs.lidar, 1, _NEWEST_LIDAR_S),
+    )
+
+
+def _younger(points: Points, column: int, age_s: float) -> Points:
+    kept = points.features[:, column] <= age_s
+    return Points(points.xyz_m[kept], points.features[kept], points.sample_index[kept], points.batch_size)
+
+
 def _emptied(points: Points) -> Points:
     return Points(points.xyz_m[:0], points.features[:0], points.sample_index[:0], points.batch_size)
 
@@ -69,7 +95,7 @@ def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
     """The variants asked for, those without the ego's status first.
 
     Args:
-        sensors: letters, 'all-subsets', or with '+blank' behind it.
+        sensors: letters or 'all-subsets', perhaps with '+blank' and '+newest' behind.
         status: 'with', 'without' or 'both'.
         config: of the model.
 
@@ -78,12 +104,12 @@ def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
     """
     if config.model.planning is None:
         raise ConfigError("--task planning: this model has no planning head; train one with model.planning (configs/)")
-    letters, _, more = sensors.partition("+")
-    if more not in ("", BLANK):
-        raise ConfigError(f"--sensors {sensors}: after + only 'blank' is known")
+    letters, *more = sensors.split("+")
+    if not set(more) <= {BLANK, NEWEST}:
+        raise ConfigError(f"--sensors {sensors}: after + only '{BLANK}' and '{NEWEST}' are known")
     # The fullest first: it is the model.
     subsets = sorted(subsets_of(letters, config.model.sensor_names), key=len, reverse=True)
-    names = [*subsets, *([BLANK] if more else [])]
+    names = [*subsets, *more]
     told = {"without": (False,), "with": (True,), "both": (False, True)}[status]
     return [Variant(name, with_status) for with_status in told for name in names]
 
@@ -116,9 +142,23 @@ def predict_plans(
 
 
 def evaluate_plans(
-    model: FusionPerc, config: Config, variants: Sequence[Variant], device: torch.device | str = "cpu"
-) -> tuple[PlanningResult, list[PlanningScene]]:
+    model: FusionPerc,
+    config: Config,
+    trained: DataConfig,
+    variants: Sequence[Variant],
+    device: torch.device | str = "cpu",
+) -> tuple[PlanningResult, list[PlanningScene], dict[str, float]]:
     """Scores a network's plans on `data.split`, the baselines beside them.
+
+    Args:
+        model: in evaluation mode, on `device`.
+        config: its data record says what to evaluate on.
+        trained: what the model learnt from; the ego-status perceptron learns from the same.
+        variants: what to give to the model.
+        device: where the model is.
+
+    Returns:
+        The scores, what was scored, and latencies as `latency_ms`.
 
     Raises:
         DataError: no key frame of the split can be scored.
@@ -127,8 +167,9 @@ def evaluate_plans(
     scenes = scorable_scenes(drives)
     tokens = {scene.surroundings.token for scene in scenes}
     places = [place for place, token in enumerate(drives.sample_tokens) if token in tokens]
-    loader = make_loader(config, config.data.split, training=False, drives=drives, samples=places)
-    planners, notes = baseline_planners(scenes, config, seed=config.train.seed)
+    loader = drives_loader(config, drives, places)
+    train = trained.model_copy(update={"command": config.data.command})
+    planners, notes = baseline_planners(scenes, train, seed=config.train.seed)
     plans = predict_plans(model, loader, variants, device)
     planners += [
         Planner(variant.name, plans[variant.name], uses_ego_status=variant.with_status, uses_command=True)
@@ -138,12 +179,45 @@ def evaluate_plans(
         notes.append(
             "sweeps of the past are placed by ego motion: a model without ego status may read its speed off them"
         )
-    return score_planners(scenes, planners, config.data.command, notes), scenes
+    latency = latency_ms(model, drives_loader(config, drives, places[:1]), device)
+    return score_planners(scenes, planners, config.data.command, notes), scenes, latency
+
+
+def drives_loader(config: Config, drives: NuScenesDrives, places: Sequence[int]) -> DataLoader[Batch]:
+    """Batches of these places of the split."""
+    return make_loader(config, config.data.split, training=False, drives=drives, samples=places)
+
+
+def latency_ms(model: FusionPerc, loader: DataLoader[Batch], device: torch.device | str) -> dict[str, float]:
+    """Median times of the whole network and of its planning head on the loader's first batch, ms."""
+    batch = next(iter(loader)).to(device)
+    assert model.planning is not None
+    marks: list[float] = []
+
+    def mark(*_: object) -> None:
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    hooks = [model.planning.register_forward_pre_hook(mark), model.planning.register_forward_hook(mark)]
+    times = []
+    with torch.inference_mode():
+        for _ in range(_LATENCY_RUNS):
+            marks.clear()
+            mark()
+            model(batch.inputs, batch.ego)
+            mark()
+            times.append((marks[-1] - marks[0], marks[2] - marks[1]))
+    for hook in hooks:
+        hook.remove()
+    whole, head = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
+    return {"batch_size": float(len(batch)), "model": round(whole, 2), "planning_head": round(head, 2)}
 
 
 def report_plans(
     model: FusionPerc,
     config: Config,
+    trained: DataConfig,
     variants: Sequence[Variant],
     output: Path,
     source: Path,
@@ -153,7 +227,7 @@ def report_plans(
     """Evaluates plans as `evaluate_plans` does, writes `output`/report.json and pictures of the worst, prints tables.
 
     Args:
-        model, config, variants, device: as in `evaluate_plans`; pictures are of the first variant.
+        model, config, trained, variants, device: as in `evaluate_plans`; pictures are of the first variant.
         output: folder, made if missing.
         source: the checkpoint, named in the report.
         worst: number of pictures.
@@ -161,8 +235,13 @@ def report_plans(
     from fusionperc.evaluation.planning_pictures import draw_worst
 
     started_s = time.monotonic()
-    result, scenes = evaluate_plans(model, config, variants, device)
-    path = write_planning_report(output, result, config.data, str(source), time.monotonic() - started_s)
+    result, scenes, latency = evaluate_plans(model, config, trained, variants, device)
+    seconds = time.monotonic() - started_s
+    path = write_planning_report(output, result, config.data, str(source), seconds, latency)
     show_planning(console, result, config.data.split)
     pictures = draw_worst(result, variants[0].name, scenes, open_drives(config), output, worst)
+    console.print(
+        f"one forward pass (batch {latency['batch_size']:.0f}) on {device}: {latency['model']:.0f} ms, planning head "
+        f"{latency['planning_head']:.0f} ms"
+    )
     console.print(f"report: {path}; the {len(pictures)} worst cases of {variants[0].name}: {output}/worst_*.png")

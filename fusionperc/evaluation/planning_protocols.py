@@ -162,7 +162,7 @@ def progress(plan: Array, scene: PlanningScene) -> float | None:
     made = float(np.linalg.norm(np.diff(with_start(scene.future[: len(plan)])[:, :2], axis=0), axis=1).sum())
     if made < _LEAST_PROGRESS_M:
         return None
-    path = shapely.linestrings(with_start(scene.future[: len(plan)])[:, :2])
+    path = shapely.remove_repeated_points(shapely.linestrings(with_start(scene.future[: len(plan)])[:, :2]), 1e-3)
     share: float = float(shapely.line_locate_point(path, shapely.points(plan[-1, :2]))) / made
     return min(1.0, share)
 

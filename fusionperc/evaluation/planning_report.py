@@ -23,7 +23,14 @@ _COLUMNS = ("1s", "2s", "3s", "avg")
 _LABELS = {"uniad": "UniAD", "st_p3": "ST-P3", "vad": "VAD", "bev_planner": "BEV-Planner", "fusionperc": "ours"}
 
 
-def write_planning_report(output: Path, result: PlanningResult, data: DataConfig, source: str, seconds: float) -> Path:
+def write_planning_report(
+    output: Path,
+    result: PlanningResult,
+    data: DataConfig,
+    source: str,
+    seconds: float,
+    latency_ms: dict[str, float] | None = None,
+) -> Path:
     """Writes `output`/report.json and returns its path.
 
     Args:
@@ -32,9 +39,11 @@ def write_planning_report(output: Path, result: PlanningResult, data: DataConfig
         data: on what.
         source: the checkpoint, or what else was scored.
         seconds: wall time of the whole evaluation.
+        latency_ms: of the network, None without one.
     """
     content = {
         "planning": planning_dict(result),
+        "latency_ms": latency_ms,
         "data": {
             "root": str(data.root),
             "version": data.version,
