@@ -4,8 +4,9 @@
 
 Trains detection and planning together for every seed, and detection alone as a control; scores plans with and without
 ego status, with sensors removed, blank and without past sweeps, on the held-out drives and, with --held, on all drives
-of another folder; and detection by the official evaluator. Steps that are done are not repeated: after an interruption the same command goes on from the last checkpoint. The tables are printed at the end
-(--tables-only: of what is there) and written to study.json.
+of another folder; and detection by the official evaluator. Steps that are done are not repeated: after an interruption
+the same command goes on from the last checkpoint. The tables are printed at the end (--tables-only: of what is there)
+and written to study.json.
 """
 
 from __future__ import annotations
@@ -152,8 +153,8 @@ def show(study: dict[str, Any], title: str) -> None:
         console.print(f"{title}: no run has been scored yet")
         return
     table = Table(
-        title=f"{title}: {study['seeds']} seeds, {study['num_samples']} key frames, command from the {study['command_source']}; "
-        "mean (standard deviation)",
+        title=f"{title}: {study['seeds']} seeds, {study['num_samples']} key frames, command from the "
+        f"{study['command_source']}; mean (standard deviation)",
         title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("planner", no_wrap=True)
