@@ -16,7 +16,6 @@ import shapely
 from fusionperc.evaluation.planning_comfort import Motion, is_comfortable
 from fusionperc.evaluation.planning_protocols import off_road, progress
 from fusionperc.evaluation.planning_scene import (
-    EGO_CENTER_AHEAD_M,
     FINE_STEP_S,
     PEDESTRIANS,
     STATIC,
@@ -27,6 +26,7 @@ from fusionperc.evaluation.planning_scene import (
     ego_rectangles,
     with_start,
 )
+from fusionperc.geometry import EGO_CENTER_AHEAD_M
 
 _STANDING_MPS = 5e-2
 #: How far ahead time to collision looks, in steps of 0.1 s.

@@ -18,10 +18,7 @@ from numpy.typing import NDArray
 from fusionperc.evaluation.planning_comfort import Motion, is_comfortable
 from fusionperc.evaluation.planning_scene import (
     COARSE,
-    EGO_LENGTH_M,
-    EGO_WIDTH_M,
     FINE,
-    LIDAR_AHEAD_M,
     NUM_STEPS,
     PEDESTRIANS,
     REPORTED_STEPS,
@@ -35,6 +32,7 @@ from fusionperc.evaluation.planning_scene import (
     lidar_positions,
     with_start,
 )
+from fusionperc.geometry import EGO_LENGTH_M, EGO_WIDTH_M, LIDAR_AHEAD_M
 
 Flags = NDArray[np.bool_]
 #: A step shorter than this says nothing of the heading (BEV-Planner).

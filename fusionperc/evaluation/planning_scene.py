@@ -15,16 +15,10 @@ import shapely
 from numpy.typing import NDArray
 
 from fusionperc.data.sample import FUTURE_TIMES_S, Surroundings
+from fusionperc.geometry import EGO_CENTER_AHEAD_M, EGO_LENGTH_M, EGO_WIDTH_M, LIDAR_AHEAD_M
 from fusionperc.types import CLASSES
 
 Array = NDArray[np.float64]
-
-#: The recording car of nuScenes, as all its planning protocols have it.
-EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
-#: Its centre lies 0.5 m ahead of the LiDAR, which stands 0.985793 m ahead of the ego frame's origin.
-#: Source: ST-P3's metric (0.5 m); BEV-Planner's (0.985793 m, the calibration of the cars n008).
-LIDAR_AHEAD_M = 0.985793
-EGO_CENTER_AHEAD_M = LIDAR_AHEAD_M + 0.5
 
 STEP_S = 0.5
 #: Steps of a plan that the protocols of nuScenes report: 1, 2 and 3 s.

@@ -13,9 +13,6 @@ import shapely
 
 from fusionperc.evaluation.planning_comfort import EgoState
 from fusionperc.evaluation.planning_scene import (
-    EGO_CENTER_AHEAD_M,
-    EGO_LENGTH_M,
-    EGO_WIDTH_M,
     NUM_STEPS,
     PEDESTRIANS,
     STEP_S,
@@ -24,6 +21,7 @@ from fusionperc.evaluation.planning_scene import (
     PlanningScene,
     with_start,
 )
+from fusionperc.geometry import EGO_CENTER_AHEAD_M, EGO_LENGTH_M, EGO_WIDTH_M
 
 Situation = Literal[
     "following", "stopping", "standing", "starting", "turning", "yielding", "lane change", "free driving"

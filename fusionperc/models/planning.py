@@ -110,7 +110,7 @@ class PlanningHead(nn.Module):
         channels = config.channels
         self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
         self.scene = SceneTokens(grid, in_channels + 1, channels)
-        self.near = Surroundings(config.near_m, channels)
+        self.near = SweepStack(config.near_m, channels)
         self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 3))
         self.agents = AgentMotion(config, query_channels)
         self.ego = EgoQueries(config)
@@ -256,7 +256,7 @@ def placed(xy_m: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 6"]:
     return torch.cat([scaled, torch.sin(3 * scaled), torch.cos(3 * scaled)], -1)
 
 
-class Surroundings(nn.Module):
+class SweepStack(nn.Module):
     """LiDAR returns around the ego, sweeps of different ages side by side, as one token.
 
     Counts in cells of place and age, read whole: where each thing is matters, so the cells are flattened, not pooled.

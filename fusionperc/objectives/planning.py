@@ -14,14 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveConfig
-from fusionperc.geometry import BevGrid, wrap_angle
+from fusionperc.geometry import EGO_CENTER_AHEAD_M, EGO_LENGTH_M, EGO_WIDTH_M, BevGrid, wrap_angle
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.models.planning import STEP_S, MotionOutput, PlanningOutput
 from fusionperc.objectives.matching import MatchingCosts, match_queries
 from fusionperc.types import CLASSES, Targets
 
-#: The ego's box, as it is scored: length, width and how far its centre lies ahead of the ego frame, metres.
-EGO_LENGTH_M, EGO_WIDTH_M, EGO_AHEAD_M = 4.084, 1.85, 1.486
 #: Agents and the road's rim are to stay this far off.
 MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
 #: Share of the imitation loss that the alternatives that did not win get.
@@ -212,7 +210,7 @@ def _comfort(output: PlanningOutput, winner: Tensor) -> Tensor:
 def ego_corners(pose: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 4 2"]:
     """Corners of the ego's box at poses of the ego frame, front left first."""
     cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
-    along = pose.new_tensor([0.5, -0.5, -0.5, 0.5]) * EGO_LENGTH_M + EGO_AHEAD_M
+    along = pose.new_tensor([0.5, -0.5, -0.5, 0.5]) * EGO_LENGTH_M + EGO_CENTER_AHEAD_M
     aside = pose.new_tensor([0.5, 0.5, -0.5, -0.5]) * EGO_WIDTH_M
     x = pose[..., 0, None] + along * cos[..., None] - aside * sin[..., None]
     y = pose[..., 1, None] + along * sin[..., None] + aside * cos[..., None]
@@ -231,8 +229,8 @@ def _gap(
     seen along that axis.
     """
     cos, sin = ego[..., 2].cos(), ego[..., 2].sin()
-    dx = place_m[..., 0] - ego[..., 0] - EGO_AHEAD_M * cos
-    dy = place_m[..., 1] - ego[..., 1] - EGO_AHEAD_M * sin
+    dx = place_m[..., 0] - ego[..., 0] - EGO_CENTER_AHEAD_M * cos
+    dy = place_m[..., 1] - ego[..., 1] - EGO_CENTER_AHEAD_M * sin
     ahead, left = cos * dx + sin * dy, -sin * dx + cos * dy
     turn = yaw_rad - ego[..., 2]
     length, width = size_m[..., 0] / 2, size_m[..., 1] / 2

@@ -19,13 +19,8 @@ from fusionperc.evaluation.planning_protocols import (
     uniad,
     vad,
 )
-from fusionperc.evaluation.planning_scene import (
-    EGO_CENTER_AHEAD_M,
-    PlanningScene,
-    between_steps,
-    ego_rectangles,
-    with_start,
-)
+from fusionperc.evaluation.planning_scene import PlanningScene, between_steps, ego_rectangles, with_start
+from fusionperc.geometry import EGO_CENTER_AHEAD_M
 
 FRONT_M = EGO_CENTER_AHEAD_M + 2.042
 
