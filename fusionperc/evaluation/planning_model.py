@@ -95,7 +95,7 @@ def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
     """The variants asked for, those without the ego's status first.
 
     Args:
-        sensors: letters or 'all-subsets', perhaps with '+blank' and '+newest' behind.
+        sensors: subsets such as 'CRL+RL', 'all-subsets', 'blank' and 'newest', joined by '+'.
         status: 'with', 'without' or 'both'.
         config: of the model.
 
@@ -104,12 +104,12 @@ def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
     """
     if config.model.planning is None:
         raise ConfigError("--task planning: this model has no planning head; train one with model.planning (configs/)")
-    letters, *more = sensors.split("+")
-    if not set(more) <= {BLANK, NEWEST}:
-        raise ConfigError(f"--sensors {sensors}: after + only '{BLANK}' and '{NEWEST}' are known")
-    # The fullest first: it is the model.
-    subsets = sorted(subsets_of(letters, config.model.sensor_names), key=len, reverse=True)
-    names = [*subsets, *more]
+    names: list[str] = []
+    for word in sensors.split("+"):
+        known = (word,) if word in (BLANK, NEWEST) else subsets_of(word, config.model.sensor_names)
+        # The fullest first: it is the model.
+        names += sorted(known, key=len, reverse=True)
+    names = list(dict.fromkeys(names))
     told = {"without": (False,), "with": (True,), "both": (False, True)}[status]
     return [Variant(name, with_status) for with_status in told for name in names]
 
@@ -129,15 +129,18 @@ def predict_plans(
     with torch.inference_mode():
         for batch in loader:
             assert batch.ego is not None
-            for variant in variants:
-                inputs = variant.inputs(batch.inputs)
+            # What only differs in the ego's status is planned side by side.
+            for sensors in dict.fromkeys(variant.sensors for variant in variants):
+                inputs = Variant(sensors, with_status=False).inputs(batch.inputs)
                 if not bool(inputs.present.any(dim=1).all()):
                     inputs = blank(batch.inputs)
-                ego = batch.ego if variant.with_status else batch.ego.without_status()
-                output = model(inputs.to(device), ego.to(device)).planning
+                output = model(inputs.to(device), batch.ego.and_without_status().to(device)).planning
                 assert output is not None
-                plans = output.best().double().cpu().numpy()
-                found[variant.name] |= dict(zip(batch.sample_tokens, plans, strict=True))
+                with_status, without = output.best().double().cpu().numpy().reshape(2, len(batch), -1, 3)
+                for variant in variants:
+                    if variant.sensors == sensors:
+                        plans = with_status if variant.with_status else without
+                        found[variant.name] |= dict(zip(batch.sample_tokens, plans, strict=True))
     return found
 
 
