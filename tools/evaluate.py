@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--task", choices=("detection", "planning"), default="detection")
     parser.add_argument(
         "--sensors",
-        help="subset of C, R, L such as CL, or all-subsets; default: all the model takes; with --task planning, +blank "
-        "behind it adds the same sensors seeing nothing, +newest those with their newest sweeps only",
+        help="subset of C, R, L such as CL, or all-subsets; default: all the model takes; with --task planning several "
+        "joined by +, among them 'blank', sensors that saw nothing, and 'newest', without past sweeps",
     )
     parser.add_argument(
         "--ego-status", choices=("with", "without", "both"), default="both", help="with --task planning"

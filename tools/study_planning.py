@@ -73,7 +73,7 @@ def make_run(config: str, output: Path, task: str, seed: int, overrides: list[st
     for kind, changes in where.items():
         if task == "joint" and changes is not None and not (folder / kind / "report.json").exists():
             words = ["tools/evaluate.py", "--task", "planning", "--checkpoint", str(checkpoint), "--sensors"]
-            words += ["all-subsets+blank+newest", "--output", str(folder / kind), *changes]
+            words += ["CRL+RL+CL+CR+blank+newest", "--output", str(folder / kind), *changes]
             call(f"score plans of {folder.name}: {PLANS[kind]}", words)
 
 

@@ -158,5 +158,6 @@ def test_a_model_without_a_planning_head_is_told_so(joint: Path) -> None:
     with pytest.raises(ConfigError, match="no planning head"):
         variants_of("CRL", "both", bare)
     assert [v.name for v in variants_of("CRL+blank", "without", config)] == ["model CRL", "model blank"]
-    with pytest.raises(ConfigError, match="only .blank. and"):
+    assert [v.name for v in variants_of("RL+C+RL", "with", config)] == ["model RL + status", "model C + status"]
+    with pytest.raises(ValueError, match="'dark' is not a subset"):
         variants_of("CRL+dark", "both", config)
