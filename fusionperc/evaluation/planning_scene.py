@@ -180,7 +180,7 @@ class PlanningScene:
 
     @cached_property
     def boundary(self) -> Any:
-        """The rim of the drivable area without the cut-out's own, None without a map."""
+        """The rim of the drivable area, None without a map; that of the cut-out itself is beyond any plan."""
         area = self.surroundings.drivable
         if area is None:
             return None
