@@ -259,6 +259,9 @@ class TrainConfig(_Record):
         "both", description="heads that learn; 'planning' leaves all but the planning head as it is (train.initial)"
     )
     initial: Path | None = Field(None, description="checkpoint whose weights the run starts from; a head may be new")
+    planning_draws: int = Field(
+        2000, ge=1, description="with task 'planning': draws over which the detector is run, once"
+    )
     ego_status: Literal["both", "with", "without"] = Field(
         "both", description="whether the planner learns with the ego's status, without it, or each sample both ways"
     )

@@ -99,13 +99,16 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
             bevs["radar"] = _encode_present(self.radar, inputs.radar, present["radar"])
         if self.lidar is not None and inputs.lidar is not None and bool(present["lidar"].any()):
             bevs["lidar"] = _encode_present(self.lidar, inputs.lidar, present["lidar"])
-        lidar = inputs.lidar if "lidar" in bevs else None
         if not bevs:
             raise ValueError(f"no sensor: the model takes {self.config.sensors}, the inputs hold none of these")
 
         fused = self.fusion(bevs, present)
         detection = self.detection(fused)
-        planning = None if self.planning is None or ego is None else self.planning(fused, detection, ego, lidar)
+        planning = None
+        if self.planning is not None and ego is not None:
+            lidar = inputs.lidar if "lidar" in bevs else None
+            sweeps = None if lidar is None else self.planning.near.counts(lidar)
+            planning = self.planning(fused, detection, ego, sweeps)
         return FusionPercOutput(
             detection=detection,
             depth_logits=depth_logits,

@@ -133,7 +133,7 @@ class PlanningHead(nn.Module):
         bev: Float[Tensor, "batch channels x y"],
         detection: DetectionOutput,
         ego: EgoInputs,
-        lidar: Points | None = None,
+        sweeps: Float[Tensor, "batch ages near_x near_y"] | None = None,
     ) -> PlanningOutput:
         """Plans for every sample, or for G variants of each: `ego` then holds G * B, all samples of a variant together.
 
@@ -141,10 +141,10 @@ class PlanningHead(nn.Module):
             bev: fused map.
             detection: of the same samples.
             ego: what the ego is told.
-            lidar: sweeps; None or no points where the sensor is absent.
+            sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
         """
         map_logits = self.map(bev)
-        near = self.near(lidar, bev.shape[0])
+        near = self.near(sweeps, bev.shape[0])
         ego_motion = _sensed_motion(self.ego_motion(near).float())
         tokens, motion, is_absent = self.agents(detection)
         scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
@@ -267,7 +267,7 @@ class SweepStack(nn.Module):
 
     def __init__(self, near_m: float, channels: int) -> None:
         super().__init__()
-        self.near_m, self.cells = near_m, 8 * max(1, round(2 * near_m / _NEAR_CELL_M / 8))
+        self.near_m, self.ages, self.cells = near_m, _NEAR_AGES, 8 * max(1, round(2 * near_m / _NEAR_CELL_M / 8))
         half = channels // 2
         self.shrink = nn.Sequential(
             ConvNormAct(_NEAR_AGES, half // 2, stride=2),
@@ -278,10 +278,11 @@ class SweepStack(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.nothing_embedding = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, lidar: Points | None, batch: int) -> Float[Tensor, "batch out"]:
-        if lidar is None:
+    def forward(
+        self, counts: Float[Tensor, "batch ages near_x near_y"] | None, batch: int
+    ) -> Float[Tensor, "batch out"]:
+        if counts is None:
             return self.nothing_embedding.expand(batch, -1)
-        counts = self.counts(lidar)
         token = self.norm(self.read(self.shrink(counts.log1p()).flatten(1)))
         is_empty = counts.flatten(1).sum(1) == 0
         return torch.where(is_empty[:, None], self.nothing_embedding.to(token.dtype), token)

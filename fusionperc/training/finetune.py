@@ -6,7 +6,7 @@ import logging
 import math
 import pickle
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -64,9 +64,12 @@ class Finetuning(L.LightningModule):
         generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step * 8 + self.global_rank)
         torch.manual_seed(self.config.train.seed * 1_000_003 + step)
         inputs = drop_sensors(batch.inputs, self.config.train.sensor_dropout, generator)
-        ego = None if batch.ego is None else _told(batch.ego, self.config.train.ego_status)
-        losses = self._losses(inputs, ego, batch.targets)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch))
+        ego = None if batch.ego is None else self.told(batch.ego)
+        return self.logged(self._losses(inputs, ego, batch.targets), len(batch))
+
+    def logged(self, losses: dict[str, Tensor], count: int) -> Tensor:
+        """The loss of a step, checked and with its parts in the log."""
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=count)
         if not bool(torch.isfinite(losses["total"])):
             bad = ", ".join(name for name, value in losses.items() if not bool(torch.isfinite(value)))
             raise ValueError(
@@ -76,9 +79,19 @@ class Finetuning(L.LightningModule):
         return losses["total"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        ego = None if batch.ego is None else _told(batch.ego, self.config.train.ego_status)
+        ego = None if batch.ego is None else self.told(batch.ego)
         losses = self._losses(batch.inputs, ego, batch.targets)
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
+
+    def told(self, ego: EgoInputs) -> EgoInputs:
+        """What the planner is told while it learns: each sample with the ego's status, without it, or both ways."""
+        match self.config.train.ego_status:
+            case "both":
+                return ego.and_without_status()
+            case "with":
+                return ego
+            case "without":
+                return ego.without_status()
 
     def _losses(self, inputs: SensorInputs, ego: EgoInputs | None, targets: Targets) -> dict[str, Tensor]:
         """Losses of the heads that learn, by name; ``total`` is what is minimised."""
@@ -150,16 +163,6 @@ def _schedule(optimizer: torch.optim.Optimizer, train: TrainConfig) -> Any:
                 return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, train.steps - warm))))
 
             return LambdaLR(optimizer, factor)
-
-
-def _told(ego: EgoInputs, status: Literal["both", "with", "without"]) -> EgoInputs:
-    match status:
-        case "both":
-            return ego.and_without_status()
-        case "with":
-            return ego
-        case "without":
-            return ego.without_status()
 
 
 def _start_from(checkpoint: Path, model: FusionPerc) -> None:

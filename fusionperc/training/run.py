@@ -26,6 +26,7 @@ from fusionperc.data.loading import make_loader
 from fusionperc.environment import versions
 from fusionperc.files import whole_file
 from fusionperc.training.finetune import Finetuning, read_checkpoint
+from fusionperc.training.planning_stage import PlanningStage, planning_loader
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +42,21 @@ def finetune(config: Config) -> Path:
     L.seed_everything(config.train.seed, workers=False, verbose=False)
 
     trainer = make_trainer(config)
-    train_loader = make_loader(
-        config,
-        config.data.train_split,
-        training=True,
-        start_draw=start * config.train.accumulate * config.data.batch_size * trainer.world_size,
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-    )
+    done = start * config.train.accumulate * config.data.batch_size * trainer.world_size
     val_loader = make_loader(config, config.data.split, training=False, limit=config.train.validate_samples)
     with whole_file(config.run.dir / "config.yaml") as part:
         part.write_text(config.to_yaml())
     with whole_file(config.run.dir / "versions.json") as part:
         part.write_text(json.dumps(versions(), indent=2) + "\n")
-    module = Finetuning(config)
+    rank, world_size = trainer.global_rank, trainer.world_size
+    if config.train.task == "planning":
+        module: Finetuning = PlanningStage(config)
+        train_loader = planning_loader(config, module, trainer.strategy.root_device, done, rank, world_size)
+    else:
+        module = Finetuning(config)
+        train_loader = make_loader(
+            config, config.data.train_split, training=True, start_draw=done, rank=rank, world_size=world_size
+        )
     log.info(
         "training %s for %d steps on %s: %.1f M parameters, run folder %s",
         config.model.sensors,

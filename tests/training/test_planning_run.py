@@ -94,7 +94,16 @@ def test_joint_training_logs_both_and_resumes_exactly(joint: Path, long_drives: 
 def test_planning_after_detection_leaves_detection_as_it_is(long_drives: Path, tmp_path: Path) -> None:
     finetune(small_config(long_drives, tmp_path / "first", "model.planning=null"))
     start = tmp_path / "first" / "checkpoints" / "last.ckpt"
-    finetune(small_config(long_drives, tmp_path / "second", "train.task=planning", f"train.initial={start}"))
+    finetune(
+        small_config(
+            long_drives,
+            tmp_path / "second",
+            "train.task=planning",
+            f"train.initial={start}",
+            "train.planning_draws=4",
+            "data.batch_size=2",
+        )
+    )
     before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
     assert before.keys() < after.keys()
     for name, value in before.items():
