@@ -2,7 +2,8 @@
 
     python tools/study_planning.py configs/planning.yaml --output runs/study --held data/held data.root=data/sim
 
-Trains detection and planning together for every seed, and detection alone as a control; scores plans with and without
+Trains detection and planning together for every seed, then the planning head alone on what the detector sees (which
+leaves detection as it is), and detection alone as a control; scores plans with and without
 ego status, with sensors removed, blank and without past sweeps, on the held-out drives and, with --held, on all drives
 of another folder; and detection by the official evaluator. Steps that are done are not repeated: after an interruption
 the same command goes on from the last checkpoint. The tables are printed at the end (--tables-only: of what is there)
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--controls", type=int, default=1, help="trainings of detection alone, with the first seeds")
     parser.add_argument("--held", type=Path, help="another simulated folder, of other towns, to score plans on too")
+    parser.add_argument("--head-steps", type=int, default=1500, help="steps of the planning head alone; 0: none")
     parser.add_argument("--tables-only", action="store_true", help="train nothing, print what is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args()
@@ -47,7 +49,7 @@ def main() -> None:
     runs += [("detection", seed) for seed in range(arguments.controls)]
     if not arguments.tables_only:
         for task, seed in runs:
-            make_run(arguments.config, arguments.output, task, seed, arguments.overrides, arguments.held)
+            make_run(arguments, task, seed)
     found = {f"{task}-{seed}": read_run(arguments.output / f"{task}-{seed}") for task, seed in runs}
     studies = {kind: summarise(found, kind) for kind in PLANS}
     with whole_file(arguments.output / "study.json") as part:
@@ -56,25 +58,38 @@ def main() -> None:
         show(study, PLANS[kind])
 
 
-def make_run(config: str, output: Path, task: str, seed: int, overrides: list[str], held: Path | None) -> None:
+def make_run(arguments: argparse.Namespace, task: str, seed: int) -> None:
     """Trains and scores one run, or what is missing of it."""
-    folder = output / f"{task}-{seed}"
+    folder: Path = arguments.output / f"{task}-{seed}"
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    if not (folder / "trained").exists():
-        words = ["tools/train.py", config, *overrides, f"run.dir={folder}", f"train.seed={seed}"]
-        words += [f"train.task={'both' if task == 'joint' else 'detection'}", "train.evaluate=false"]
-        words += ["run.resume=true"] if checkpoint.exists() else []
-        call(f"train {folder.name}", words)
-        (folder / "trained").touch()
+    train_run(arguments, folder, seed, [f"train.task={'both' if task == 'joint' else 'detection'}"])
+    planner = checkpoint
+    if task == "joint" and arguments.head_steps:
+        changes = ["train.task=planning", f"train.initial={checkpoint}", f"train.steps={arguments.head_steps}"]
+        changes += ["data.batch_size=16", "train.learning_rate=2e-3", "train.precision=fp32", "train.save_every=250"]
+        train_run(arguments, folder / "head", seed, changes)
+        planner = folder / "head" / "checkpoints" / "last.ckpt"
     if not (folder / "detection" / "report.json").exists():
         words = ["tools/evaluate.py", "--checkpoint", str(checkpoint), "--output", str(folder / "detection")]
         call(f"score detection of {folder.name}", words)
+    held = arguments.held
     where = {"planning": [], "planning_held": None if held is None else [f"data.root={held}", "data.split=all"]}
     for kind, changes in where.items():
         if task == "joint" and changes is not None and not (folder / kind / "report.json").exists():
-            words = ["tools/evaluate.py", "--task", "planning", "--checkpoint", str(checkpoint), "--sensors"]
-            words += ["CRL+RL+CL+CR+blank+newest", "--output", str(folder / kind), *changes]
+            words = ["tools/evaluate.py", "--task", "planning", "--checkpoint", str(planner), "--sensors"]
+            words += ["CRL+RL+CL+CR+blank+newest", "--output", str(folder / kind), "data.batch_size=1", *changes]
             call(f"score plans of {folder.name}: {PLANS[kind]}", words)
+
+
+def train_run(arguments: argparse.Namespace, folder: Path, seed: int, changes: list[str]) -> None:
+    """One training, gone on with where it was cut short."""
+    if (folder / "trained").exists():
+        return
+    words = ["tools/train.py", arguments.config, *arguments.overrides, f"run.dir={folder}", f"train.seed={seed}"]
+    words += [*changes, "train.evaluate=false"]
+    words += ["run.resume=true"] if (folder / "checkpoints" / "last.ckpt").exists() else []
+    call(f"train {folder.relative_to(arguments.output)}", words)
+    (folder / "trained").touch()
 
 
 def call(title: str, words: list[str]) -> None:
