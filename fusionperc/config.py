@@ -66,8 +66,16 @@ class DataConfig(_Record):
         "error", description="what to do with a sample whose sensor files are not on disk"
     )
     lidar_sweeps: int = Field(10, ge=1, le=20, description="LiDAR sweeps per sample, the key frame included")
+    lidar_sweep_stride: int = Field(
+        1, ge=1, le=5, description="every so many LiDAR sweeps one is read: 2 looks twice as far back"
+    )
     radar_sweeps: int = Field(6, ge=1, le=20, description="sweeps per radar, the key frame included")
     image_size: tuple[int, int] = Field((128, 352), description="height, width of a picture as the model sees it, px")
+    command: Literal["endpoint", "route"] = Field(
+        "endpoint",
+        description="where the driving command comes from: the ego's recorded place after 3 s, as nuScenes' planners "
+        "do (it tells the answer), or the recorded route, as simulated drives have it",
+    )
     keep_ego_returns: bool = Field(False, description="keep LiDAR points on the ego vehicle's own roof")
     radar_filter: Literal["devkit", "none"] = Field("devkit", description="the devkit's default state filters, or all")
     cache: Path | None = Field(None, description="folder of the index cache; default: <run.dir>/cache")
@@ -160,6 +168,24 @@ class DetectionHeadConfig(_Record):
     score_threshold: float = Field(0.01, ge=0, lt=1, description="detections below are not reported")
 
 
+class PlanningHeadConfig(_Record):
+    """The planning head; see `models/planning.py`."""
+
+    channels: int = Field(64, ge=8)
+    modes: int = Field(3, ge=1, description="alternative plans, each with a score")
+    layers: int = Field(2, ge=1, description="decoder layers of the ego query")
+    heads: int = Field(4, ge=1)
+    agents: int = Field(32, ge=1, description="surest detections that the ego query attends to")
+    motion_modes: int = Field(3, ge=1, description="alternative futures of each agent")
+    near_m: float = Field(9.6, gt=0, description="half side of the square around the ego that is read whole")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.channels % self.heads:
+            raise ValueError(f"channels = {self.channels} must be a multiple of heads = {self.heads}")
+        return self
+
+
 class ModelConfig(_Record):
     """The network of `models/fusionperc.py`."""
 
@@ -170,6 +196,7 @@ class ModelConfig(_Record):
     radar: PillarEncoderConfig = PillarEncoderConfig(pillar_m=0.8, channels=(64,), blocks=(2,))
     fusion: FusionConfig = FusionConfig()
     detection: DetectionHeadConfig = DetectionHeadConfig()
+    planning: PlanningHeadConfig | None = Field(None, description="null: no planning head")
 
     @field_validator("sensors")
     @classmethod
@@ -212,7 +239,32 @@ class ObjectiveConfig(_Record):
     match_reach_m: float = Field(4.0, gt=0, description="queries further from an object are not matched to it")
 
 
+class PlanningObjectiveConfig(_Record):
+    """Weights of the planning losses; see `objectives/planning.py`."""
+
+    total: float = Field(1.0, ge=0, description="of all planning losses beside the detection losses")
+    imitation: float = Field(1.0, ge=0)
+    mode: float = Field(0.5, ge=0, description="which of the plans is right")
+    ego_motion: float = Field(1.0, ge=0, description="the ego's own motion as the sensors tell it")
+    motion: float = Field(0.3, ge=0, description="futures of agents")
+    motion_mode: float = Field(0.1, ge=0)
+    map: float = Field(0.5, ge=0, description="the drivable area")
+    collision: float = Field(0.5, ge=0, description="with the predicted futures of agents")
+    off_road: float = Field(0.3, ge=0)
+    comfort: float = Field(0.1, ge=0)
+
+
 class TrainConfig(_Record):
+    task: Literal["both", "detection", "planning"] = Field(
+        "both", description="heads that learn; 'planning' leaves all but the planning head as it is (train.initial)"
+    )
+    initial: Path | None = Field(None, description="checkpoint whose weights the run starts from; a head may be new")
+    planning_draws: int = Field(
+        2000, ge=1, description="with task 'planning': draws over which the detector is run, once"
+    )
+    ego_status: Literal["both", "with", "without"] = Field(
+        "both", description="whether the planner learns with the ego's status, without it, or each sample both ways"
+    )
     steps: int = Field(1000, ge=1, description="optimiser steps of the whole run")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
     learning_rate: float = Field(2e-3, gt=0)
@@ -245,8 +297,17 @@ class Config(_Record):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    planning_objective: PlanningObjectiveConfig = PlanningObjectiveConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _task_has_its_parts(self) -> Self:
+        if self.train.task == "planning" and (self.model.planning is None or self.train.initial is None):
+            raise ValueError(
+                "train.task = planning: give model.planning and, in train.initial, the checkpoint that detects"
+            )
+        return self
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

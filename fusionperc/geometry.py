@@ -38,6 +38,14 @@ CORNER_EDGES = (
 )  # fmt: skip
 
 
+#: The box of nuScenes' recording car, as its planning protocols have it: its centre lies 0.5 m ahead of the LiDAR,
+#: which stands 0.985793 m ahead of the ego frame's origin.
+#: Source: ST-P3's metric (size, 0.5 m); BEV-Planner's (0.985793 m, the calibration of the cars n008).
+EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
+LIDAR_AHEAD_M = 0.985793
+EGO_CENTER_AHEAD_M = LIDAR_AHEAD_M + 0.5
+
+
 def wrap_angle(angle_rad: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The same angle in (-pi, pi]."""
     wrapped = torch.remainder(angle_rad + math.pi, 2 * math.pi) - math.pi

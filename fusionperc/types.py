@@ -86,6 +86,10 @@ RADAR_DTYPE = np.dtype(
 COMMANDS = ("right", "left", "straight")
 
 
+#: Columns of `EgoInputs.status` and `Targets.can_bus`: along the heading, to the left, counter-clockwise.
+EGO_STATUS = ("speed_mps", "acceleration_mps2", "lateral_mps2", "yaw_rate_radps")
+
+
 def sensors_from_letters(letters: str) -> tuple[Sensor, ...]:
     """('camera', 'lidar') from 'CL' (any order, no repeats), in the order of `SENSORS`.
 
@@ -250,6 +254,46 @@ class SensorInputs(_TensorRecord):
 
 
 @dataclass(frozen=True)
+class EgoInputs(_TensorRecord):
+    """What a planner is told beside the sensors: where to go and, perhaps, how the vehicle moves.
+
+    Attributes:
+        command: (B,) int64 into `COMMANDS`, -1 unknown.
+        heading_rad: (B,) the vehicle's heading in the frame of the inputs: 0 unless augmentation turned space.
+        status: (B, 4) `EGO_STATUS`; NaN where unknown or withheld.
+        past_m: (B, P, 3) as `Targets.ego_past_m`; NaN where unknown or withheld.
+    """
+
+    command: Tensor
+    heading_rad: Tensor
+    status: Tensor
+    past_m: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, "command", self.command, (None,), floating=False)
+        batch = self.command.shape[0]
+        _check(self, "heading_rad", self.heading_rad, (batch,), floating=True)
+        _check(self, "status", self.status, (batch, len(EGO_STATUS)), floating=True)
+        _check(self, "past_m", self.past_m, (batch, None, 3), floating=True)
+
+    def without_status(self, withheld: Tensor | None = None) -> EgoInputs:
+        """The same without the ego's status, for the samples of a mask (B,) or for all."""
+        if withheld is None:
+            withheld = torch.ones_like(self.command, dtype=torch.bool)
+        nan = float("nan")
+        return replace(
+            self,
+            status=self.status.masked_fill(withheld[:, None], nan),
+            past_m=self.past_m.masked_fill(withheld[:, None, None], nan),
+        )
+
+    def and_without_status(self) -> EgoInputs:
+        """(2 B) these, and then the same samples without the ego's status."""
+        other = self.without_status()
+        return EgoInputs(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
+
+
+@dataclass(frozen=True)
 class Boxes(_TensorRecord):
     """Oriented boxes in the ego frame.
 
@@ -323,6 +367,25 @@ class Detections(Boxes):
 
 
 @dataclass(frozen=True)
+class PlanningTargets(_TensorRecord):
+    """What planning learns from beside the ego's own future.
+
+    Attributes:
+        agent_future_m: B items of (N_b, F, 3): x, y, yaw of each of `Targets.boxes` at 0.5, 1.0, ... s; NaN where not
+            annotated then.
+        off_road_m: (B, X, Y) how far each cell's centre lies off the drivable area; NaN where there is no map.
+    """
+
+    agent_future_m: list[Tensor]
+    off_road_m: Tensor
+
+    def __post_init__(self) -> None:
+        for future in self.agent_future_m:
+            _check(self, "agent_future_m", future, (None, None, 3), floating=True)
+        _check(self, "off_road_m", self.off_road_m, (len(self.agent_future_m), None, None), floating=True)
+
+
+@dataclass(frozen=True)
 class Targets(_TensorRecord):
     """What a sample's truth is; it never reaches a model's `forward`.
 
@@ -334,8 +397,9 @@ class Targets(_TensorRecord):
         ego_past_m: (B, P, 3) past ego x, y, yaw in the key frame's ego frame, oldest first; NaN where unrecorded.
         ego_future_m: (B, F, 3) the same at 0.5, 1.0, ... s ahead.
         command: (B,) int64 into `COMMANDS`, -1 where the future is not recorded.
-        can_bus: (B, 4) speed (m/s), longitudinal and lateral acceleration (m/s^2), yaw rate (rad/s); NaN where absent.
+        can_bus: (B, 4) `EGO_STATUS`: m/s, m/s^2, m/s^2, rad/s; NaN where absent.
         is_labelled: (B,) bool: False for drives without annotations (then `boxes` says nothing).
+        planning: None unless planning is learnt.
     """
 
     boxes: list[Boxes]
@@ -346,6 +410,7 @@ class Targets(_TensorRecord):
     command: Tensor
     can_bus: Tensor
     is_labelled: Tensor
+    planning: PlanningTargets | None = None
 
     def __post_init__(self) -> None:
         batch = len(self.boxes)
@@ -364,11 +429,13 @@ class Targets(_TensorRecord):
 
 @dataclass(frozen=True)
 class Batch(_TensorRecord):
-    """One step's samples: what the model sees, what is true, and who they are (nuScenes sample tokens)."""
+    """One step's samples: what the model sees, what is true, who they are (nuScenes sample tokens), and what a planner
+    is told (None unless planning is asked for)."""
 
     inputs: SensorInputs
     targets: Targets
     sample_tokens: list[str]
+    ego: EgoInputs | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.inputs.batch_size, len(self.targets.boxes), len(self.sample_tokens))

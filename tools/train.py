@@ -1,4 +1,4 @@
-"""Train detection: python tools/train.py configs/tiny.yaml data.root=DIR run.dir=DIR [key=value ...]
+"""Train detection, planning or both: python tools/train.py configs/tiny.yaml data.root=DIR run.dir=DIR [key=value ...]
 
 The run folder keeps the resolved configuration, versions, metrics (CSV, TensorBoard), checkpoints and, at the end, the
 official scores on the held-out drives (report.json). A killed run goes on exactly where its last checkpoint was with

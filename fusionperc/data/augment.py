@@ -127,8 +127,8 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         boxes=[sample.boxes.moved(matrix)],
         num_points=[sample.num_points],
         depth_m=depth_m,
-        ego_past_m=_moved_trajectory(sample.ego_past_m, matrix)[None],
-        ego_future_m=_moved_trajectory(sample.ego_future_m, matrix)[None],
+        ego_past_m=moved_trajectory(sample.ego_past_m, matrix)[None],
+        ego_future_m=moved_trajectory(sample.ego_future_m, matrix)[None],
         command=torch.tensor([_moved_command(sample.command, augmentation.is_mirrored)]),
         can_bus=_moved_can_bus(sample.can_bus, augmentation)[None],
         is_labelled=torch.tensor([sample.is_labelled]),
@@ -203,12 +203,12 @@ def _thinned(points: Points | None, augmentation: Augmentation) -> Points | None
     return Points(points.xyz_m[kept], features[kept], points.sample_index[kept], points.batch_size)
 
 
-def _moved_trajectory(trajectory_m: Tensor, matrix: Tensor) -> Tensor:
+def moved_trajectory(trajectory_m: Float[Tensor, "*shape 3"], matrix: Tensor) -> Float[Tensor, "*shape 3"]:
     """x, y, yaw: the heading turns and mirrors with space."""
     linear = matrix[:2, :2].to(trajectory_m.dtype)
-    heading = rotation_from_yaw(trajectory_m[:, 2])[:, :2, 0] @ linear.T
-    yaw = wrap_angle(torch.atan2(heading[:, 1], heading[:, 0]))
-    return torch.cat([trajectory_m[:, :2] @ linear.T, yaw[:, None]], dim=1)
+    heading = rotation_from_yaw(trajectory_m[..., 2])[..., :2, 0] @ linear.T
+    yaw = wrap_angle(torch.atan2(heading[..., 1], heading[..., 0]))
+    return torch.cat([trajectory_m[..., :2] @ linear.T, yaw[..., None]], dim=-1)
 
 
 def _moved_command(command: int, is_mirrored: bool) -> int:

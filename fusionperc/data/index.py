@@ -28,7 +28,7 @@ from fusionperc.types import CAMERAS, LIDAR, RADARS
 log = logging.getLogger(__name__)
 
 #: Changes whenever the arrays or what they mean change: old caches are then not taken.
-_FORMAT = "fusionperc index 1"
+_FORMAT = "fusionperc index 2"
 
 #: Sensor channels in the order of the columns of `Index.sample_row`.
 CHANNELS = (*CAMERAS, LIDAR, *RADARS)
@@ -36,10 +36,10 @@ LIDAR_COLUMN = CHANNELS.index(LIDAR)
 CAMERA_COLUMNS = slice(0, len(CAMERAS))
 RADAR_COLUMNS = slice(LIDAR_COLUMN + 1, len(CHANNELS))
 
-#: Tables whose content decides the index; the last four may be absent (drives without annotations).
+#: Tables whose content decides the index; the last five may be absent (drives without annotations, without maps).
 TABLES = (
     "scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor",
-    "sample_annotation", "instance", "category", "attribute",
+    "sample_annotation", "instance", "category", "attribute", "log",
 )  # fmt: skip
 
 
@@ -54,10 +54,12 @@ class Index:
         drive_name: (D,).
         drive_start: (D + 1,) drive d has the samples drive_start[d] to drive_start[d + 1] - 1.
         drive_is_labelled: (D,) whether any annotation belongs to the drive.
+        drive_location: (D,) name of its town, as in the log table; empty where that is missing.
         sample_token: (S,).
         sample_row: (S, 12) key-frame row of each of `CHANNELS`, -1 where there is none.
         sample_reference: (S,) the row whose time and ego pose are the sample's: the LiDAR's key frame where it has one.
         sample_can_bus: (S, 4) as `Targets.can_bus`.
+        sample_route_command: (S,) index into `types.COMMANDS` of what the route says, -1 where no route is recorded.
         row_time_us: (R,).
         row_pose: (R, 7) global_T_ego at the row's own time.
         row_calibration: (R,) index of its calibration.
@@ -79,10 +81,12 @@ class Index:
     drive_name: NDArray[Any]
     drive_start: NDArray[np.int64]
     drive_is_labelled: NDArray[np.bool_]
+    drive_location: NDArray[Any]
     sample_token: NDArray[Any]
     sample_row: NDArray[np.int64]
     sample_reference: NDArray[np.int64]
     sample_can_bus: NDArray[np.float64]
+    sample_route_command: NDArray[np.int8]
     row_time_us: NDArray[np.int64]
     row_pose: NDArray[np.float64]
     row_calibration: NDArray[np.int32]
@@ -104,9 +108,9 @@ class Index:
 
 
 def digest(root: Path, version: str) -> str:
-    """Digest of all that decides the index: the tables of the version and the CAN bus poses, by content."""
+    """Digest of all that decides the index: the version's tables, CAN bus poses and commands, by content."""
     files = [root / version / f"{table}.json" for table in TABLES]
-    files += sorted((root / "can_bus").glob("*_pose.json"))
+    files += sorted((root / "can_bus").glob("*_pose.json")) + sorted((root / "can_bus").glob("*_command.json"))
     files = [file for file in files if file.is_file()]
     # Hashing releases the interpreter's lock, so that the two large tables go side by side.
     with ThreadPoolExecutor(max_workers=4) as pool:

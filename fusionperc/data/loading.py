@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from fusionperc.config import AugmentationConfig, Config
 from fusionperc.data.augment import Augmentation, apply, draw
 from fusionperc.data.errors import DataError
 from fusionperc.data.nuscenes import NuScenesDrives
+from fusionperc.data.planning import collate_ego, collate_planning, with_planning
+from fusionperc.geometry import BevGrid
 from fusionperc.types import SENSORS, Batch, CameraInputs, Points, Sensor, SensorInputs, Targets
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class DriveDataset(Dataset[Batch]):
         seed: of the augmentation.
         sensors: what a model uses; other sensors are not given to it, and not read unless `read_lidar`.
         read_lidar: reads LiDAR even if it is not among `sensors`, for the depth targets.
+        planning_grid: grid of the drivable area; None leaves out all that planning needs.
     """
 
     def __init__(
@@ -50,10 +54,12 @@ class DriveDataset(Dataset[Batch]):
         seed: int = 0,
         sensors: Sequence[Sensor] = SENSORS,
         read_lidar: bool = False,
+        planning_grid: BevGrid | None = None,
     ) -> None:
         self.drives, self.image_size, self.seed, self.sensors = drives, image_size, seed, tuple(sensors)
         self.augmentation = AugmentationConfig.none() if augmentation is None else augmentation
         wanted = {*sensors, "lidar"} if read_lidar else set(sensors)
+        self.planning_grid = planning_grid
         self._read_sensors = tuple(sensor for sensor in SENSORS if sensor in wanted)
 
     def __len__(self) -> int:
@@ -68,13 +74,15 @@ class DriveDataset(Dataset[Batch]):
             index, augmentation = item, Augmentation.none()
         sample = self.drives.read(index, augmentation.crops(self.image_size), self._read_sensors)
         batch = apply(sample, augmentation)
+        if self.planning_grid is not None:
+            batch = with_planning(batch, sample, self.drives.surroundings(index), augmentation, self.planning_grid)
         inputs = batch.inputs.only(self.sensors)
         if not bool(inputs.present.any()):
             raise DataError(
                 f"sample {sample.token} of {sample.scene}: has no file of {', '.join(self.sensors)}, all that the "
                 "model uses: fetch them, or set data.missing=skip"
             )
-        return Batch(inputs, batch.targets, batch.sample_tokens)
+        return replace(batch, inputs=inputs)
 
 
 class DrawSampler(Sampler[tuple[int, int]]):
@@ -157,6 +165,7 @@ def make_loader(
     drives: NuScenesDrives | None = None,
     start_draw: int = 0,
     limit: int | None = None,
+    samples: Sequence[int] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader[Batch]:
@@ -170,6 +179,7 @@ def make_loader(
         drives: an opened split; None opens it, with the cache at `data.cache` or `<run.dir>/cache`.
         start_draw: draws already taken by all processes together; only for training.
         limit: only so many samples, evenly spaced over the split; only when not training.
+        samples: only these places of the split, in this order; only when not training.
         rank, world_size: this process among those that train together; only for training.
 
     Raises:
@@ -186,6 +196,7 @@ def make_loader(
         seed=train.seed,
         sensors=config.model.sensor_names,
         read_lidar=training and "camera" in config.model.sensor_names,
+        planning_grid=None if config.model.planning is None else config.model.grid.grid(),
     )
     source: Dataset[Batch] = dataset
     sampler: DrawSampler | None = None
@@ -199,6 +210,8 @@ def make_loader(
             rank=rank,
             world_size=world_size,
         )
+    elif samples is not None:
+        source = Subset(dataset, list(samples))
     elif limit is not None and limit < len(dataset):
         source = Subset(dataset, np.linspace(0, len(dataset) - 1, limit).round().astype(int).tolist())
     return DataLoader(
@@ -239,8 +252,10 @@ def collate(items: Sequence[Batch]) -> Batch:
             command=torch.cat([item.command for item in targets]),
             can_bus=torch.cat([item.can_bus for item in targets]),
             is_labelled=torch.cat([item.is_labelled for item in targets]),
+            planning=collate_planning([item.planning for item in targets]),
         ),
         sample_tokens=[token for item in items for token in item.sample_tokens],
+        ego=collate_ego([item.ego for item in items]),
     )
 
 

@@ -24,11 +24,13 @@ from torch import Tensor
 from fusionperc.config import DataConfig
 from fusionperc.data.errors import DataError as DataError
 from fusionperc.data.index import CAMERA_COLUMNS, CHANNELS, LIDAR_COLUMN, RADAR_COLUMNS, cached_index
+from fusionperc.data.maps import Towns
 from fusionperc.data.pictures import PictureCrop, read_picture
 from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, is_own_vehicle, read_lidar, read_radar
-from fusionperc.data.sample import FUTURE_TIMES_S, PAST_TIMES_S, Labels, Sample
+from fusionperc.data.sample import FUTURE_TIMES_S, PAST_TIMES_S, Labels, Sample, Surroundings
 from fusionperc.data.tables import build_index
-from fusionperc.data.trajectory import driving_command, ego_trajectory
+from fusionperc.data.tracks import tracks_of
+from fusionperc.data.trajectory import driving_command, ego_trajectory, planar_poses
 from fusionperc.files import MANIFEST, file_digest
 from fusionperc.geometry import inverse, rigid, rotation_from_quaternion, yaw_from_rotation
 from fusionperc.types import CAMERAS, CLASSES, SENSORS, Boxes, Points, Sensor
@@ -65,6 +67,7 @@ class NuScenesDrives:
         self._exists = self._existing_files(self._samples)
         self._apply_missing()
         self.sample_tokens: list[str] = [token.decode() for token in self.index.sample_token[self._samples]]
+        self._towns = Towns(self.root)
         self._place = {token: place for place, token in enumerate(self.sample_tokens)}
 
     def __len__(self) -> int:
@@ -144,10 +147,7 @@ class NuScenesDrives:
                 f"sample {token} of {scene}: no file of any sensor ({', '.join(sensors)}) is in {self.root}: "
                 "fetch them, or set data.missing=skip"
             )
-        run = slice(tables.row_first[reference], tables.row_last[reference] + 1)
-        time_s = _tensor(tables.row_time_us[run] - tables.row_time_us[reference], torch.float64) * 1e-6
-        pose = _tensor(tables.row_pose[run], torch.float64)
-        future = ego_trajectory(time_s, pose, ego_T_global, FUTURE_TIMES_S)
+        past, future = self._ego_trajectory(reference, ego_T_global)
         return Sample(
             **vars(self.labels(index)),
             token=token,
@@ -161,11 +161,58 @@ class NuScenesDrives:
             num_keyframe_points=num_keyframe_points,
             radar=radar,
             present=present,
-            ego_past_m=ego_trajectory(time_s, pose, ego_T_global, PAST_TIMES_S).float(),
+            ego_past_m=past.float(),
             ego_future_m=future.float(),
-            command=driving_command(future, FUTURE_TIMES_S),
+            command=self._command(sample, future),
             can_bus=_tensor(tables.sample_can_bus[sample], torch.float32),
         )
+
+    def surroundings(self, index: int) -> Surroundings:
+        """How a sample goes on: the ego's and all objects' tracks, commands and drivable area; no sensor file is read.
+
+        Raises:
+            DataError: the town's map expansion is there and damaged.
+        """
+        tables, sample = self.index, int(self._samples[index])
+        drive = self._drive(sample)
+        first, stop = int(tables.drive_start[drive]), int(tables.drive_start[drive + 1])
+        reference = int(tables.sample_reference[sample])
+        global_T_ego = _rigid(np.asarray(tables.row_pose[reference]))
+        ego_T_global = inverse(global_T_ego)
+        past, future = self._ego_trajectory(reference, ego_T_global)
+        later = tables.sample_reference[sample:stop]
+        area = self._towns.drivable_area(tables.drive_location[drive].decode())
+        return Surroundings(
+            token=tables.sample_token[sample].decode(),
+            scene=tables.drive_name[drive].decode(),
+            num_past=sample - first,
+            num_future=stop - 1 - sample,
+            ego_past_m=past.float(),
+            ego_future_m=future.float(),
+            can_bus=_tensor(tables.sample_can_bus[sample], torch.float32),
+            ego_path_m=planar_poses(_tensor(tables.row_pose[later], torch.float64), ego_T_global).float(),
+            route_command=int(tables.sample_route_command[sample]),
+            endpoint_command=driving_command(future, FUTURE_TIMES_S),
+            objects=tracks_of(tables, sample, stop, ego_T_global),
+            is_labelled=bool(tables.drive_is_labelled[drive]),
+            drivable=None if area is None else area.around(global_T_ego.numpy()),
+        )
+
+    def _ego_trajectory(self, reference: int, ego_T_global: Tensor) -> tuple[Tensor, Tensor]:
+        """The ego's past and future at `PAST_TIMES_S` and `FUTURE_TIMES_S`, from all recorded poses of the drive."""
+        tables = self.index
+        run = slice(tables.row_first[reference], tables.row_last[reference] + 1)
+        time_s = _tensor(tables.row_time_us[run] - tables.row_time_us[reference], torch.float64) * 1e-6
+        pose = _tensor(tables.row_pose[run], torch.float64)
+        past = ego_trajectory(time_s, pose, ego_T_global, PAST_TIMES_S)
+        return past, ego_trajectory(time_s, pose, ego_T_global, FUTURE_TIMES_S)
+
+    def _command(self, sample: int, future: Tensor) -> int:
+        match self.config.command:
+            case "endpoint":
+                return driving_command(future, FUTURE_TIMES_S)
+            case "route":
+                return int(self.index.sample_route_command[sample])
 
     # -- which samples ------------------------------------------------------------------------------------------------
 
@@ -238,12 +285,14 @@ class NuScenesDrives:
 
     # -- sensors ------------------------------------------------------------------------------------------------------
 
-    def _sweeps(self, index: int, column: int, num_sweeps: int) -> list[int]:
-        """Rows of the key frame and the sweeps before it, newest first; none where the key frame is absent."""
+    def _sweeps(self, index: int, column: int, num_sweeps: int, stride: int = 1) -> list[int]:
+        """Rows of the key frame and the sweeps before it, every `stride`-th, newest first; none where the key frame is
+        absent."""
         if not self._exists[index, column]:
             return []
         row = int(self.index.sample_row[self._samples[index], column])
-        return list(range(row, max(int(self.index.row_first[row]), row - num_sweeps + 1) - 1, -1))
+        oldest = row - (num_sweeps - 1) * stride
+        return list(range(row, max(int(self.index.row_first[row]), oldest) - 1, -stride))
 
     def _is_absent(self, file: Path, key_frame: bool) -> bool:
         """Whether a sweep is to be left out because it has no file. Raises `DataError` if it may not be."""
@@ -263,7 +312,7 @@ class NuScenesDrives:
         return ego_T_global @ _rigid(self.index.row_pose[rows]) @ own_T_sensor, own_T_sensor
 
     def _lidar(self, index: int, reference: int, ego_T_global: Tensor) -> tuple[Points | None, int]:
-        rows = self._sweeps(index, LIDAR_COLUMN, self.config.lidar_sweeps)
+        rows = self._sweeps(index, LIDAR_COLUMN, self.config.lidar_sweeps, self.config.lidar_sweep_stride)
         if not rows:
             return None, 0
         ego_T_sensor, own_T_sensor = (m.float().numpy() for m in self._ego_T_sensor(rows, ego_T_global))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fusionperc.data.errors import DataError
 from fusionperc.data.index import CHANNELS, LIDAR_COLUMN, TABLES, Index
-from fusionperc.types import ATTRIBUTES, CAMERAS, CLASSES
+from fusionperc.types import ATTRIBUTES, CAMERAS, CLASSES, COMMANDS
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _CAN_BUS_SLACK_US = 100_000
 #: The devkit's limits on the time between annotations from which a velocity is taken: one-sided and centred.
 _VELOCITY_SPAN_S = (1.5, 3.0)
-_ANNOTATION_TABLES = ("sample_annotation", "instance", "category", "attribute")
+_OPTIONAL_TABLES = ("sample_annotation", "instance", "category", "attribute", "log")
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def build_index(root: Path, version: str, detection_class: Callable[[str], str |
     """
     folder = root / version
     for table in TABLES:
-        if table not in _ANNOTATION_TABLES and not (folder / f"{table}.json").is_file():
+        if table not in _OPTIONAL_TABLES and not (folder / f"{table}.json").is_file():
             raise DataError(f"{folder / table}.json is missing: copy the whole version folder again")
     try:
         with _no_collection():
@@ -54,6 +54,7 @@ def build_index(root: Path, version: str, detection_class: Callable[[str], str |
             rows = _rows(folder, drives)
             arrays = {**drives, **rows, **_annotations(folder, drives, detection_class)}
             arrays["sample_can_bus"] = _can_bus(root, arrays)
+            arrays["sample_route_command"] = _route_commands(root, arrays)
     except (KeyError, TypeError, IndexError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{folder}: its tables do not fit together ({reason}): copy them again") from error
@@ -97,11 +98,13 @@ def _floats(values: list[Any], *shape: int) -> NDArray[np.float64]:
 def _drives_and_samples(folder: Path) -> dict[str, Any]:
     drives = _table(folder, "scene")
     drive_of = {drive["token"]: number for number, drive in enumerate(drives)}
+    location_of = {log["token"]: log["location"] for log in _table(folder, "log")}
     samples = _table(folder, "sample")
     samples.sort(key=lambda sample: (drive_of[sample["scene_token"]], sample["timestamp"]))
     drive = np.array([drive_of[sample["scene_token"]] for sample in samples], dtype=np.int64)
     return {
         "drive_name": _strings([drive["name"] for drive in drives]),
+        "drive_location": _strings([location_of.get(drive.get("log_token"), "") for drive in drives]),
         "drive_start": np.searchsorted(drive, np.arange(len(drives) + 1)).astype(np.int64),
         "sample_token": _strings([sample["token"] for sample in samples]),
         "_sample_drive": drive,
@@ -257,3 +260,15 @@ def _can_bus(root: Path, arrays: dict[str, Any]) -> NDArray[np.float64]:
         is_near = np.abs(message_us[nearest] - time_us[samples]) <= _CAN_BUS_SLACK_US
         values[samples] = np.where(is_near[:, None], content[nearest], np.nan)
     return values
+
+
+def _route_commands(root: Path, arrays: dict[str, Any]) -> NDArray[np.int8]:
+    """(S,) what the route says at each sample, as simulated drives record it; -1 where nothing is recorded."""
+    place_of = {token: place for place, token in enumerate(arrays["sample_token"])}
+    commands = np.full(len(place_of), -1, dtype=np.int8)
+    for name in arrays["drive_name"]:
+        for row in _table(root / "can_bus", f"{name.decode()}_command"):
+            place = place_of.get(row["sample_token"].encode())
+            if place is not None and row["route"] in COMMANDS:
+                commands[place] = COMMANDS.index(row["route"])
+    return commands

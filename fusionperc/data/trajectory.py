@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fusionperc.geometry import rotation_from_quaternion, wrap_angle, yaw_from_rotation
@@ -36,7 +37,7 @@ def ego_trajectory(time_s: Tensor, pose: Tensor, ego_T_global: Tensor, at_s: tup
     before = after - 1
     gap = time_s[after] - time_s[before]
     share = ((wanted - time_s[before]) / gap)[:, None]
-    low, high = (_planar(pose[place], ego_T_global) for place in (before, after))
+    low, high = (planar_poses(pose[place], ego_T_global) for place in (before, after))
     position = torch.lerp(low[:, :2], high[:, :2], share)
     yaw = low[:, 2:] + share * wrap_angle(high[:, 2:] - low[:, 2:])
     known = (wanted >= time_s[0] - _SLACK_S) & (wanted <= time_s[-1] + _SLACK_S) & (gap <= _LARGEST_GAP_S) & (gap > 0)
@@ -44,10 +45,11 @@ def ego_trajectory(time_s: Tensor, pose: Tensor, ego_T_global: Tensor, at_s: tup
     return torch.where(known[:, None], values, torch.full_like(values, float("nan")))
 
 
-def _planar(pose: Tensor, ego_T_global: Tensor) -> Tensor:
-    rotation = ego_T_global[:3, :3] @ rotation_from_quaternion(pose[:, 3:])
-    position = pose[:, :3] @ ego_T_global[:3, :3].T + ego_T_global[:3, 3]
-    return torch.cat([position[:, :2], yaw_from_rotation(rotation)[:, None]], dim=1)
+def planar_poses(pose: Tensor, ego_T_global: Tensor) -> Tensor:
+    """(..., 3) x, y, yaw in the ego frame of global poses (..., 7)."""
+    rotation = ego_T_global[:3, :3] @ rotation_from_quaternion(pose[..., 3:])
+    position = pose[..., :3] @ ego_T_global[:3, :3].T + ego_T_global[:3, 3]
+    return torch.cat([position[..., :2], yaw_from_rotation(rotation)[..., None]], dim=-1)
 
 
 def driving_command(future_m: Tensor, times_s: tuple[float, ...]) -> int:
@@ -61,3 +63,37 @@ def driving_command(future_m: Tensor, times_s: tuple[float, ...]) -> int:
     if abs(lateral_m) <= _COMMAND_OFFSET_M:
         return COMMANDS.index("straight")
     return COMMANDS.index("left" if lateral_m > 0 else "right")
+
+
+def object_tracks(
+    time_s: Tensor, pose_m: Tensor, at_s: tuple[float, ...]
+) -> tuple[Float[Tensor, "objects times 3"], Int[Tensor, " times"]]:
+    """x, y, yaw of annotated objects at given times, linear between key frames.
+
+    Args:
+        time_s: (F,) increasing times of the key frames.
+        pose_m: (A, F, 3) x, y, yaw at these, NaN where an object is not annotated.
+        at_s: wanted times.
+
+    Returns:
+        (A, T, 3), NaN where an object is not annotated on both sides of a time (nor at a key frame within 0.1 s of it),
+        and (T,) the key frame nearest to each time.
+    """
+    wanted = torch.tensor(at_s, dtype=torch.float64)
+    distance = (time_s[None] - wanted[:, None]).abs()
+    nearest = distance.argmin(dim=1)
+    is_near = distance.amin(dim=1) <= _SLACK_S
+    unknown = pose_m.new_full((pose_m.shape[0], len(at_s), 3), float("nan"))
+    at_key_frame = torch.where(is_near[None, :, None], pose_m[:, nearest], unknown)
+    if len(time_s) < 2:
+        return at_key_frame, nearest
+    after = torch.searchsorted(time_s, wanted).clamp(1, len(time_s) - 1)
+    before = after - 1
+    gap = time_s[after] - time_s[before]
+    share = ((wanted - time_s[before]) / gap)[None, :, None]
+    low, high = pose_m[:, before], pose_m[:, after]
+    turn = wrap_angle(high[..., 2:] - low[..., 2:])
+    between = torch.cat([torch.lerp(low[..., :2], high[..., :2], share), wrap_angle(low[..., 2:] + share * turn)], -1)
+    known = (wanted >= time_s[0] - _SLACK_S) & (wanted <= time_s[-1] + _SLACK_S) & (gap <= _LARGEST_GAP_S)
+    between = torch.where(known[None, :, None], between, unknown)
+    return torch.where(torch.isfinite(between), between, at_key_frame), nearest

@@ -60,7 +60,7 @@ class BoxParameters:
     def detach(self) -> BoxParameters:
         return BoxParameters(*(values.detach() for values in self._tensors()))
 
-    def __getitem__(self, index: int | Tensor | tuple[int | Tensor, ...]) -> BoxParameters:
+    def __getitem__(self, index: int | Tensor | tuple[int | slice | Tensor, ...]) -> BoxParameters:
         """Indexes the leading dimensions."""
         return BoxParameters(*(values[index] for values in self._tensors()))
 

@@ -52,6 +52,7 @@ class DetectionOutput:
         query_class: (B, Q) int64, the peak's class.
         query_score: (B, Q) sigmoid of the heatmap there, without gradient; 0 for queries that are no peak.
         layers: one item per decoder layer.
+        query_content: (B, Q, C) what each query has gathered: for the heads that build on it.
     """
 
     heatmap_logits: Tensor
@@ -60,6 +61,19 @@ class DetectionOutput:
     query_class: Tensor
     query_score: Tensor
     layers: list[QueryPredictions]
+    query_content: Tensor
+
+    def final_boxes(self) -> BoxParameters:
+        """(B, Q) of the last layer."""
+        return self.layers[-1].boxes if self.layers else self.dense.gather(self.query_cell)
+
+    def final_scores(self) -> Tensor:
+        """(B, Q) without decoder layers the heatmap's at the query's peak; with them its geometric mean with the last
+        layer's probability of the query's class."""
+        if not self.layers:
+            return self.query_score
+        refined = self.layers[-1].class_logits.gather(2, self.query_class[..., None]).squeeze(2).sigmoid()
+        return (self.query_score * refined).sqrt()
 
 
 class DetectionHead(nn.Module):
@@ -86,17 +100,17 @@ class DetectionHead(nn.Module):
         score, query_class, cell = heatmap_peaks(heatmap_logits.detach().sigmoid(), self.queries)
 
         predictions: list[QueryPredictions] = []
+        cells = shared.permute(0, 2, 3, 1)
+        rows = cells.flatten(1, 2)
+        content = rows.gather(1, cell[..., None].expand(-1, -1, rows.shape[-1]))
         if self.layers:
-            cells = shared.permute(0, 2, 3, 1)
-            rows = cells.flatten(1, 2)
-            content = rows.gather(1, cell[..., None].expand(-1, -1, rows.shape[-1]))
             content = content + self.class_embedding(query_class)
             boxes = dense.gather(cell)
             for layer in self.layers:
                 content, prediction = layer(content, boxes.detach(), cells)
                 predictions.append(prediction)
                 boxes = prediction.boxes
-        return DetectionOutput(heatmap_logits, dense, cell, query_class, score, predictions)
+        return DetectionOutput(heatmap_logits, dense, cell, query_class, score, predictions, content)
 
     def _dense_boxes(self, raw: Float[Tensor, "batch raw x y"]) -> BoxParameters:
         centers = self.grid.centers_m(device=raw.device).expand(raw.shape[0], -1, -1, -1)
@@ -234,17 +248,10 @@ class NeighbourhoodAttention(nn.Module):
 def decode(output: DetectionOutput, score_threshold: float) -> list[Detections]:
     """The boxes of each sample, best first.
 
-    Without decoder layers a box's score is the heatmap's at its peak; with them the geometric mean of that and the last
-    layer's probability of the query's class. The attribute is the likeliest of those the class may carry, -1 for
-    classes that carry none.
+    The attribute is the likeliest of those the class may carry, -1 for classes that carry none.
     """
     with torch.no_grad():
-        if output.layers:
-            last = output.layers[-1]
-            refined = last.class_logits.gather(2, output.query_class[..., None]).squeeze(2).sigmoid()
-            score, boxes = (output.query_score * refined).sqrt(), last.boxes
-        else:
-            score, boxes = output.query_score, output.dense.gather(output.query_cell)
+        score, boxes = output.final_scores(), output.final_boxes()
         allowed = allowed_attributes(score.device)[output.query_class]
         attribute = boxes.attribute_logits.masked_fill(~allowed, -torch.inf).argmax(-1)
         attribute = torch.where(allowed.any(-1), attribute, -1)

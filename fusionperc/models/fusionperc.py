@@ -1,8 +1,9 @@
-"""The network: encoders of camera, radar and LiDAR into one bird's-eye view, fusion, detection.
+"""The network: encoders of camera, radar and LiDAR into one bird's-eye view, fusion, detection, planning.
 
 images -> camera encoder -> depth distribution -> bev_pool -> camera BEV --+
 LiDAR sweeps -> voxelize -> pillar encoder -----------------> LiDAR BEV ---+-> fusion transformer -> detection head
-radar sweeps -> voxelize -> pillar encoder -----------------> radar BEV ---+
+radar sweeps -> voxelize -> pillar encoder -----------------> radar BEV ---+            |             |  agents
+                                                                                        +-> planning head <- ego inputs
 """
 
 # No `from __future__ import annotations` here: PyTorchModelHubMixin finds the decoder of `config` by the class in the
@@ -19,8 +20,9 @@ from fusionperc.models.camera import CameraEncoder
 from fusionperc.models.detection import PRIOR_LOGIT, DetectionHead, DetectionOutput, decode
 from fusionperc.models.fusion import FusionTransformer
 from fusionperc.models.lidar import LidarEncoder
+from fusionperc.models.planning import PlanningHead, PlanningOutput
 from fusionperc.models.radar import RadarEncoder
-from fusionperc.types import CLASSES, SENSORS, CameraInputs, Detections, Points, Sensor, SensorInputs
+from fusionperc.types import CLASSES, SENSORS, CameraInputs, Detections, EgoInputs, Points, Sensor, SensorInputs
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class FusionPercOutput:
         depth_logits: (B, N, D, H / 16, W / 16) of the camera encoder, zero for absent pictures; None without pictures.
         sensor_heatmap_logits: for each sensor present in the batch, what a light head finds in its map alone,
             (B, 10, X, Y). A loss on it keeps every sensor learning though another is easier.
+        planning: plans, agents' futures and the drivable area; None without a planning head or without `EgoInputs`.
     """
 
     detection: DetectionOutput
     depth_logits: Tensor | None
     sensor_heatmap_logits: dict[Sensor, Tensor]
+    planning: PlanningOutput | None = None
 
 
 def _encode_config(config: ModelConfig) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def _decode_config(data: dict[str, Any]) -> ModelConfig:
 
 
 class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_config, _decode_config)}):
-    """Detects objects from any subset of camera, radar and LiDAR.
+    """Detects objects, and plans where to go, from any subset of camera, radar and LiDAR.
 
     `save_pretrained` writes safetensors and config.json, `from_pretrained` reads them.
 
@@ -67,12 +71,19 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
         self.sensor_heatmaps = nn.ModuleDict({sensor: nn.Conv2d(channels, len(CLASSES), 1) for sensor in sensors})
         self.fusion = FusionTransformer(config.fusion)
         self.detection = DetectionHead(config.detection, config.grid.grid(), channels)
+        self.planning = (
+            None
+            if config.planning is None
+            else PlanningHead(config.planning, config.grid.grid(), channels, config.detection.channels)
+        )
         for head in self.sensor_heatmaps.values():
             nn.init.constant_(cast(Tensor, head.bias), PRIOR_LOGIT)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, inputs: SensorInputs) -> FusionPercOutput:
-        """Runs the network on whatever sensors are there.
+    def forward(self, inputs: SensorInputs, ego: EgoInputs | None = None) -> FusionPercOutput:
+        """Runs the network on whatever sensors are there; it plans if it is told where to go.
+
+        `ego` may hold several variants of the batch, one behind the other: G * B samples are then planned.
 
         Raises:
             ValueError: no sample has any sensor that this model takes.
@@ -92,10 +103,17 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
             raise ValueError(f"no sensor: the model takes {self.config.sensors}, the inputs hold none of these")
 
         fused = self.fusion(bevs, present)
+        detection = self.detection(fused)
+        planning = None
+        if self.planning is not None and ego is not None:
+            lidar = inputs.lidar if "lidar" in bevs else None
+            sweeps = None if lidar is None else self.planning.near.counts(lidar)
+            planning = self.planning(fused, detection, ego, sweeps)
         return FusionPercOutput(
-            detection=self.detection(fused),
+            detection=detection,
             depth_logits=depth_logits,
             sensor_heatmap_logits={s: self.sensor_heatmaps[s](bev).float() for s, bev in bevs.items()},
+            planning=planning,
         )
 
     @classmethod

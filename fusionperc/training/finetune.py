@@ -1,4 +1,4 @@
-"""Supervised training of detection: the Lightning module, and reading a trained model back."""
+"""Supervised training of detection and planning: the Lightning module, and reading a trained model back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -16,27 +16,33 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from fusionperc.config import Config, ConfigError, TrainConfig, build_config
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.objectives.detection import DetectionObjective
+from fusionperc.objectives.planning import PlanningObjective
 from fusionperc.training.sensor_dropout import drop_sensors
-from fusionperc.types import Batch
+from fusionperc.types import Batch, EgoInputs, SensorInputs, Targets
 
 log = logging.getLogger(__name__)
 
 #: Key under which a checkpoint keeps its run's configuration.
 CONFIG_KEY = "fusionperc_config"
+#: What the names of the planning head's weights begin with.
+_PLANNING = "planning."
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
 
 
-class DetectionFinetuning(L.LightningModule):
-    """FusionPerc with the detection objective.
+class Finetuning(L.LightningModule):
+    """FusionPerc with the detection objective, the planning objective, or both.
 
     What is random in step k (the sensors dropped, dropout inside the network) is a function of the seed and k alone,
     so a resumed run repeats an uninterrupted one.
 
     Args:
         config: the whole run; kept in every checkpoint.
+
+    Raises:
+        CheckpointError: `train.initial` cannot be read or holds another architecture.
     """
 
     def __init__(self, config: Config) -> None:
@@ -44,14 +50,26 @@ class DetectionFinetuning(L.LightningModule):
         self.config = config
         self.model = FusionPerc(config.model)
         self.objective = DetectionObjective(config.objective, config.model)
+        self.plans = config.model.planning is not None and config.train.task != "detection"
+        self.planning_objective = PlanningObjective(config.planning_objective, config.objective, config.model)
+        if config.train.initial is not None:
+            _start_from(config.train.initial, self.model)
+        if config.train.task == "planning":
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name.startswith(_PLANNING))
+            self.train()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         step = self.global_step * self.config.train.accumulate + batch_index % self.config.train.accumulate
         generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step * 8 + self.global_rank)
         torch.manual_seed(self.config.train.seed * 1_000_003 + step)
         inputs = drop_sensors(batch.inputs, self.config.train.sensor_dropout, generator)
-        losses = self.objective(self.model(inputs), batch.targets)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(batch))
+        ego = None if batch.ego is None else self.told(batch.ego)
+        return self.logged(self._losses(inputs, ego, batch.targets), len(batch))
+
+    def logged(self, losses: dict[str, Tensor], count: int) -> Tensor:
+        """The loss of a step, checked and with its parts in the log."""
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=count)
         if not bool(torch.isfinite(losses["total"])):
             bad = ", ".join(name for name, value in losses.items() if not bool(torch.isfinite(value)))
             raise ValueError(
@@ -61,8 +79,38 @@ class DetectionFinetuning(L.LightningModule):
         return losses["total"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        losses = self.objective(self.model(batch.inputs), batch.targets)
+        ego = None if batch.ego is None else self.told(batch.ego)
+        losses = self._losses(batch.inputs, ego, batch.targets)
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
+
+    def told(self, ego: EgoInputs) -> EgoInputs:
+        """What the planner is told while it learns: each sample with the ego's status, without it, or both ways."""
+        match self.config.train.ego_status:
+            case "both":
+                return ego.and_without_status()
+            case "with":
+                return ego
+            case "without":
+                return ego.without_status()
+
+    def _losses(self, inputs: SensorInputs, ego: EgoInputs | None, targets: Targets) -> dict[str, Tensor]:
+        """Losses of the heads that learn, by name; ``total`` is what is minimised."""
+        output = self.model(inputs, ego if self.plans else None)
+        losses: dict[str, Tensor] = {}
+        if self.config.train.task != "planning":
+            losses |= self.objective(output, targets)
+        if output.planning is not None:
+            losses |= self.planning_objective(output.planning, output.detection, targets)
+            losses["total"] = losses.get("total", 0.0) + losses["plan_total"]
+        return losses
+
+    def train(self, mode: bool = True) -> Self:
+        """Where only the planning head learns, the rest keeps its batch statistics too."""
+        super().train(mode)
+        if mode and self.config.train.task == "planning" and self.model.planning is not None:
+            self.model.eval()
+            self.model.planning.train()
+        return self
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
@@ -115,6 +163,15 @@ def _schedule(optimizer: torch.optim.Optimizer, train: TrainConfig) -> Any:
                 return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1.0, train.steps - warm))))
 
             return LambdaLR(optimizer, factor)
+
+
+def _start_from(checkpoint: Path, model: FusionPerc) -> None:
+    """Takes a checkpoint's weights; the planning head may be new."""
+    weights = {name.removeprefix("model."): v for name, v in read_checkpoint(checkpoint)["state_dict"].items()}
+    own = model.state_dict()
+    fresh = {name: value for name, value in own.items() if name.startswith(_PLANNING) and name not in weights}
+    _check_weights(checkpoint, own, weights | fresh)
+    model.load_state_dict(weights | fresh)
 
 
 def load_model(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[FusionPerc, Config]:

@@ -20,18 +20,21 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch.utils.data import DataLoader
 
 from fusionperc.config import Config, ConfigError
 from fusionperc.data.loading import make_loader
 from fusionperc.environment import versions
 from fusionperc.files import whole_file
-from fusionperc.training.finetune import DetectionFinetuning, read_checkpoint
+from fusionperc.training.finetune import Finetuning, read_checkpoint
+from fusionperc.training.planning_stage import PlanningStage, planning_loader
+from fusionperc.types import Batch
 
 log = logging.getLogger(__name__)
 
 
 def finetune(config: Config) -> Path:
-    """Trains detection as `config` says and returns the last checkpoint.
+    """Trains detection, planning or both as `config` says and returns the last checkpoint.
 
     Raises:
         ConfigError: the run folder holds a run already and `run.resume` is off, or there is nothing to resume.
@@ -41,20 +44,23 @@ def finetune(config: Config) -> Path:
     L.seed_everything(config.train.seed, workers=False, verbose=False)
 
     trainer = make_trainer(config)
-    train_loader = make_loader(
-        config,
-        config.data.train_split,
-        training=True,
-        start_draw=start * config.train.accumulate * config.data.batch_size * trainer.world_size,
-        rank=trainer.global_rank,
-        world_size=trainer.world_size,
-    )
-    val_loader = make_loader(config, config.data.split, training=False, limit=config.train.validate_samples)
+    done = start * config.train.accumulate * config.data.batch_size * trainer.world_size
+    rank, world_size = trainer.global_rank, trainer.world_size
+    if config.train.task == "planning":
+        # First, so that a wrong split is told before the long part.
+        val_loader = _validation_loader(config)
+        module: Finetuning = PlanningStage(config)
+        train_loader = planning_loader(config, module, trainer.strategy.root_device, done, rank, world_size)
+    else:
+        train_loader = make_loader(
+            config, config.data.train_split, training=True, start_draw=done, rank=rank, world_size=world_size
+        )
+        val_loader = _validation_loader(config)
+        module = Finetuning(config)
     with whole_file(config.run.dir / "config.yaml") as part:
         part.write_text(config.to_yaml())
     with whole_file(config.run.dir / "versions.json") as part:
         part.write_text(json.dumps(versions(), indent=2) + "\n")
-    module = DetectionFinetuning(config)
     log.info(
         "training %s for %d steps on %s: %.1f M parameters, run folder %s",
         config.model.sensors,
@@ -66,6 +72,10 @@ def finetune(config: Config) -> Path:
     trainer.fit(module, train_loader, val_loader, ckpt_path=str(last) if start else None, weights_only=True)
     trainer.save_checkpoint(last)
     return last
+
+
+def _validation_loader(config: Config) -> DataLoader[Batch]:
+    return make_loader(config, config.data.split, training=False, limit=config.train.validate_samples)
 
 
 def make_trainer(config: Config) -> L.Trainer:

@@ -119,9 +119,10 @@ def test_plan_command_and_can_bus_follow_the_mirror(written_folder: Path, flips:
     matrix = torch.diag(torch.tensor([*flips, 1.0, 1.0], dtype=torch.float64))
     targets = apply(sample, replace(none, augmented_T_ego=matrix)).targets
     assert COMMANDS[int(targets.command)] == ("right" if swaps else "left")
-    torch.testing.assert_close(targets.ego_future_m[0, :, :2], sample.ego_future_m[:, :2] * torch.tensor(flips))
-    heading = targets.ego_future_m[0, :, 2]
-    expected = torch.atan2(flips[1] * sample.ego_future_m[:, 2].sin(), flips[0] * sample.ego_future_m[:, 2].cos())
+    future = sample.ego_future_m[:6]
+    torch.testing.assert_close(targets.ego_future_m[0, :6, :2], future[:, :2] * torch.tensor(flips))
+    heading = targets.ego_future_m[0, :6, 2]
+    expected = torch.atan2(flips[1] * future[:, 2].sin(), flips[0] * future[:, 2].cos())
     torch.testing.assert_close(wrap_angle(heading - expected), torch.zeros(6), atol=1e-6, rtol=0)
     sign = -1 if swaps else 1
     torch.testing.assert_close(targets.can_bus[0], sample.can_bus * torch.tensor([1, 1, sign, sign]))

@@ -173,6 +173,15 @@ def test_start_of_a_drive_has_fewer_sweeps(small_folder: Path, static_points: np
     assert only.lidar is not None and len(only.lidar) == only.num_keyframe_points == len(static_points)
 
 
+def test_every_second_sweep_looks_twice_as_far_back(small_folder: Path, static_points: np.ndarray) -> None:
+    lidar = opened(small_folder, "fit", lidar_sweeps=5, lidar_sweep_stride=2).read(3).lidar
+    assert lidar is not None and len(lidar) == 5 * len(static_points)
+    ages = lidar.features[:: len(static_points), 1]
+    assert ages.tolist() == pytest.approx([0, 0.1, 0.2, 0.55, 0.65], abs=1e-6)
+    first = opened(small_folder, "held", lidar_sweeps=10, lidar_sweep_stride=2).read(0).lidar
+    assert first is not None and len(first) == 3 * len(static_points), "the drive begins with five sweeps"
+
+
 def test_own_returns_are_kept_on_request(small_folder: Path, static_points: np.ndarray) -> None:
     sample = opened(small_folder, keep_ego_returns=True, lidar_sweeps=1).read(0)
     assert sample.lidar is not None and len(sample.lidar) == len(static_points) + 1

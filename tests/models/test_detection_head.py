@@ -34,7 +34,7 @@ def blank_boxes(*shape: int) -> BoxParameters:
 
 def output_of(heatmap_logits: Tensor, dense: BoxParameters, queries: int = 5) -> DetectionOutput:
     score, query_class, cell = heatmap_peaks(heatmap_logits.sigmoid(), queries)
-    return DetectionOutput(heatmap_logits, dense, cell, query_class, score, [])
+    return DetectionOutput(heatmap_logits, dense, cell, query_class, score, [], torch.zeros(*cell.shape, 4))
 
 
 def test_a_written_peak_is_the_box_that_comes_back() -> None:

@@ -1,0 +1,409 @@
+"""The planning head: ego queries that attend to the detected agents, their predicted motion, and the map and scene.
+
+Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
+the bird's-eye view with the drivable area that was read off it, and gives accelerations and curvatures of a vehicle
+that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first speed is the
+told one, or else what the LiDAR's sweeps, laid side by side, tell.
+
+Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
+agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
+controls of a kinematic model, integrated, not free waypoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fusionperc.config import PlanningHeadConfig
+from fusionperc.geometry import BevGrid
+from fusionperc.models.bev import ConvNormAct
+from fusionperc.models.detection import DetectionOutput
+from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, EgoInputs, Points
+
+STEP_S = 0.5
+#: Waypoints at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
+NUM_STEPS = 8
+#: Poses of the past in `EgoInputs.past_m`.
+NUM_PAST = 4
+#: Limits of a plan: braking and accelerating (m/s^2), curvature (1/m) of the tightest turn of a car.
+BRAKE_MPS2, ACCELERATE_MPS2, CURVATURE_PER_M = 7.0, 4.0, 0.2
+#: Units in which what the head is given is about one.
+_STATUS_SCALE, _PAST_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5)
+_SPEED_MPS, _DISTANCE_M = 10.0, 20.0
+#: Halvings from the fused grid to the scene's tokens.
+_HALVINGS = 2
+#: A curvature that is as much as an acceleration of 1 m/s^2.
+_CURVATURE_UNIT_PER_M = 0.02
+#: How long a vehicle's acceleration and curvature last, and below which speed its turn rate says nothing of these.
+_GOES_ON_S, _LEAST_TURNING_MPS = 1.5, 1.0
+#: Cells, ages and number of ages of the stack of sweeps around the ego.
+_NEAR_CELL_M, _NEAR_AGE_S, _NEAR_AGES = 0.4, 0.1, 10
+#: Where the alternative plans start before anything is learnt: (acceleration, curvature), repeated.
+_FIRST_CONTROLS = ((0.0, 0.0), (-2.0, 0.0), (1.0, 0.0), (0.0, 0.05), (0.0, -0.05), (-4.0, 0.0))
+
+
+@dataclass(frozen=True)
+class MotionOutput:
+    """Futures of the surest agents, the first N of the detection queries.
+
+    Attributes:
+        place_m: (B, N, K, 8, 2) x, y at 0.5, 1.0, ... s in each of K alternatives.
+        logits: (B, N, K).
+        score: (B, N) of the detections, without gradient.
+    """
+
+    place_m: Tensor
+    logits: Tensor
+    score: Tensor
+
+    def likeliest_m(self) -> Float[Tensor, "batch agents steps 2"]:
+        """The alternative of the highest logit."""
+        index = self.logits.argmax(-1)[:, :, None, None, None]
+        return self.place_m.gather(2, index.expand(-1, -1, 1, *self.place_m.shape[3:])).squeeze(2)
+
+
+@dataclass(frozen=True)
+class PlanningOutput:
+    """What the head plans.
+
+    Attributes:
+        waypoints: (G * B, M, 8, 3) x, y, yaw at 0.5, 1.0, ... 4.0 s in the frame of the inputs, for each of the G
+            variants of `EgoInputs`.
+        acceleration_mps2: (G * B, M, 8) of each step.
+        mode_logits: (G * B, M).
+        ego_motion: (B, 3) the ego's present speed (m/s), acceleration (m/s^2) and turn rate (rad/s) as the sensors tell
+            them, whether they were given or not.
+        motion: of the agents.
+        map_logits: (B, X, Y) that a cell can be driven on.
+    """
+
+    waypoints: Tensor
+    acceleration_mps2: Tensor
+    mode_logits: Tensor
+    ego_motion: Tensor
+    motion: MotionOutput
+    map_logits: Tensor
+
+    def best(self) -> Float[Tensor, "batch steps 3"]:
+        """The plan of the highest logit."""
+        index = self.mode_logits.argmax(1)[:, None, None, None]
+        return self.waypoints.gather(1, index.expand(-1, 1, *self.waypoints.shape[2:])).squeeze(1)
+
+
+class PlanningHead(nn.Module):
+    """Fused map (B, C, X, Y), detections and what the ego is told to `PlanningOutput`.
+
+    Args:
+        config: its size.
+        grid: of the fused map.
+        in_channels: of the fused map.
+        query_channels: of the detection queries.
+    """
+
+    def __init__(self, config: PlanningHeadConfig, grid: BevGrid, in_channels: int, query_channels: int) -> None:
+        super().__init__()
+        channels = config.channels
+        self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
+        self.scene = SceneTokens(grid, in_channels + 1, channels)
+        self.near = SweepStack(config.near_m, channels)
+        self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 3))
+        self.agents = AgentMotion(config, query_channels)
+        self.ego = EgoQueries(config)
+        self.layers = nn.ModuleList(EgoDecoderLayer(channels, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(channels)
+        self.score = nn.Linear(channels, 1)
+        self.controls = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 2 * NUM_STEPS)
+        )
+        # What a vehicle does it goes on doing for a while.
+        self.told_share = nn.Parameter(torch.exp(-torch.arange(NUM_STEPS) * STEP_S / _GOES_ON_S).repeat(2, 1))
+        first = [_FIRST_CONTROLS[mode % len(_FIRST_CONTROLS)] for mode in range(config.modes)]
+        self.first_controls = nn.Parameter(torch.tensor(first)[:, :, None].repeat(1, 1, NUM_STEPS))
+        last: nn.Linear = self.controls[-1]  # type: ignore[assignment]
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+
+    def forward(
+        self,
+        bev: Float[Tensor, "batch channels x y"],
+        detection: DetectionOutput,
+        ego: EgoInputs,
+        sweeps: Float[Tensor, "batch ages near_x near_y"] | None = None,
+    ) -> PlanningOutput:
+        """Plans for every sample, or for G variants of each: `ego` then holds G * B, all samples of a variant together.
+
+        Args:
+            bev: fused map.
+            detection: of the same samples.
+            ego: what the ego is told.
+            sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
+        """
+        map_logits = self.map(bev)
+        near = self.near(sweeps, bev.shape[0])
+        ego_motion = _sensed_motion(self.ego_motion(near).float())
+        tokens, motion, is_absent = self.agents(detection)
+        scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
+        variants = ego.command.shape[0] // bev.shape[0]
+        sensed = ego_motion.repeat(variants, 1)
+        queries = self.ego(ego, near.repeat(variants, 1), sensed)
+        tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
+        scene = scene.repeat(variants, 1, 1)
+        for layer in self.layers:
+            queries = layer(queries, tokens, is_absent, scene)
+        normed = self.norm(queries)
+        start, going_on = _present_motion(ego.status.float(), sensed)
+        raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() * raw_scale(normed.device)
+        raw = raw + self.first_controls
+        raw = raw + going_on[:, None, :, None] * self.told_share
+        waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
+        return PlanningOutput(
+            waypoints=waypoints,
+            acceleration_mps2=acceleration,
+            mode_logits=self.score(normed).squeeze(-1).float(),
+            ego_motion=ego_motion,
+            motion=motion,
+            map_logits=map_logits.squeeze(1).float(),
+        )
+
+
+def raw_scale(device: torch.device) -> Float[Tensor, "2 1"]:
+    """Makes one step of learning change accelerations and curvatures by as many metres at the plan's end."""
+    return torch.tensor([[1.0], [_CURVATURE_UNIT_PER_M]], device=device)
+
+
+def _sensed_motion(raw: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
+    """Speed, never backwards, acceleration and turn rate of raw numbers of about one."""
+    return torch.stack([F.softplus(raw[:, 0] + 1.0) * 2.0, raw[:, 1], raw[:, 2] * 0.1], -1)
+
+
+def _present_motion(
+    status: Float[Tensor, "batch 4"], sensed: Float[Tensor, "batch 3"]
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
+    """The first speed, and the acceleration and curvature that the vehicle has now: as told, else as the sensors tell.
+
+    What the plan learns does not change what is sensed: that learns from the recorded motion alone.
+    """
+    told = status[:, [0, 1, 3]]
+    speed, acceleration, turn_rate = torch.where(told.isfinite(), told, sensed.detach()).unbind(-1)
+    curvature = turn_rate / speed.clamp(min=_LEAST_TURNING_MPS)
+    acceleration = acceleration.clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
+    return speed.clamp(min=0.0), torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
+
+
+def rolled_out(
+    raw: Float[Tensor, "batch modes 2 steps"], speed_mps: Float[Tensor, " batch"], heading_rad: Float[Tensor, " batch"]
+) -> tuple[Float[Tensor, "batch modes steps 3"], Float[Tensor, "batch modes steps"]]:
+    """Waypoints of a vehicle that rolls without slip, from raw accelerations (m/s^2) and curvatures (1/m).
+
+    Both are bounded smoothly. A vehicle that would go backwards stands; the gradient passes as if it did not, so that a
+    standing plan can learn to start.
+
+    Returns:
+        x, y, yaw after each step of 0.5 s, and the accelerations.
+    """
+    acceleration = torch.where(
+        raw[:, :, 0] < 0,
+        BRAKE_MPS2 * torch.tanh(raw[:, :, 0] / BRAKE_MPS2),
+        ACCELERATE_MPS2 * torch.tanh(raw[:, :, 0] / ACCELERATE_MPS2),
+    )
+    curvature = CURVATURE_PER_M * torch.tanh(raw[:, :, 1] / CURVATURE_PER_M)
+    modes = raw.shape[1]
+    speed = speed_mps[:, None].expand(-1, modes)
+    yaw = heading_rad[:, None].expand(-1, modes)
+    x = y = torch.zeros_like(yaw)
+    points = []
+    for step in range(raw.shape[-1]):
+        free = speed + acceleration[..., step] * STEP_S
+        after = free + (free.clamp(min=0.0) - free).detach()
+        way = (speed + after) / 2 * STEP_S
+        turn = curvature[..., step] * way
+        x = x + way * torch.cos(yaw + turn / 2)
+        y = y + way * torch.sin(yaw + turn / 2)
+        yaw, speed = yaw + turn, after
+        points.append(torch.stack([x, y, yaw], -1))
+    return torch.stack(points, 2), acceleration
+
+
+class SceneTokens(nn.Module):
+    """The map in coarser cells as tokens with their place: (B, C, X, Y) to (B, X / 4 * Y / 4, channels)."""
+
+    def __init__(self, grid: BevGrid, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.shrink = nn.Sequential(
+            ConvNormAct(in_channels, channels, stride=2),
+            *(ConvNormAct(channels, channels, stride=2) for _ in range(_HALVINGS - 1)),
+        )
+        self.place = nn.Linear(6, channels)
+        centers = grid.centers_m()
+        for _ in range(_HALVINGS):
+            centers = centers[::2, ::2]
+        self.centers_m: Tensor
+        self.register_buffer("centers_m", centers.flatten(0, 1), persistent=False)
+
+    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch cells out"]:
+        tokens = self.shrink(bev).flatten(2).transpose(1, 2)
+        return tokens + self.place(placed(self.centers_m))  # type: ignore[no-any-return]
+
+
+def placed(xy_m: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 6"]:
+    """A place as numbers of about one: coordinates, and sines that tell what is near apart."""
+    scaled = xy_m / _DISTANCE_M
+    return torch.cat([scaled, torch.sin(3 * scaled), torch.cos(3 * scaled)], -1)
+
+
+class SweepStack(nn.Module):
+    """LiDAR returns around the ego, sweeps of different ages side by side, as one token.
+
+    Counts in cells of place and age, read whole: where each thing is matters, so the cells are flattened, not pooled.
+    Sweeps have been moved by ego motion, so what stands still stays; what moves, and the ring of ground that is nearest
+    to the LiDAR, does not: the distance between the rings is how far the ego has come. A model that reads its speed off
+    them is told it by the ego motion that moved the sweeps.
+    """
+
+    def __init__(self, near_m: float, channels: int) -> None:
+        super().__init__()
+        self.near_m, self.ages, self.cells = near_m, _NEAR_AGES, 8 * max(1, round(2 * near_m / _NEAR_CELL_M / 8))
+        half = channels // 2
+        self.shrink = nn.Sequential(
+            ConvNormAct(_NEAR_AGES, half // 2, stride=2),
+            ConvNormAct(half // 2, half, stride=2),
+            ConvNormAct(half, half, stride=2),
+        )
+        self.read = nn.Linear(half * (self.cells // 8) ** 2, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.nothing_embedding = nn.Parameter(torch.zeros(channels))
+
+    def forward(
+        self, counts: Float[Tensor, "batch ages near_x near_y"] | None, batch: int
+    ) -> Float[Tensor, "batch out"]:
+        if counts is None:
+            return self.nothing_embedding.expand(batch, -1)
+        token = self.norm(self.read(self.shrink(counts.log1p()).flatten(1)))
+        is_empty = counts.flatten(1).sum(1) == 0
+        return torch.where(is_empty[:, None], self.nothing_embedding.to(token.dtype), token)
+
+    def counts(self, lidar: Points) -> Float[Tensor, "batch ages x y"]:
+        """Returns in each cell of age and place."""
+        place = torch.floor((lidar.xyz_m[:, :2] / self.near_m + 1) / 2 * self.cells).long()
+        age = torch.round(lidar.features[:, 1] / _NEAR_AGE_S - 0.25).long().clamp(0, _NEAR_AGES - 1)
+        inside = ((place >= 0) & (place < self.cells)).all(1)
+        flat = ((lidar.sample_index * _NEAR_AGES + age) * self.cells + place[:, 0]) * self.cells + place[:, 1]
+        size = lidar.batch_size * _NEAR_AGES * self.cells**2
+        counts = lidar.xyz_m.new_zeros(size).index_add_(0, flat[inside], lidar.xyz_m.new_ones(int(inside.sum())))
+        return counts.view(lidar.batch_size, _NEAR_AGES, self.cells, self.cells)
+
+
+class AgentMotion(nn.Module):
+    """The surest detections as tokens, with their futures in K alternatives."""
+
+    def __init__(self, config: PlanningHeadConfig, query_channels: int) -> None:
+        super().__init__()
+        channels = config.channels
+        self.agents, self.modes = config.agents, config.motion_modes
+        self.content = nn.Linear(query_channels, channels)
+        self.state = nn.Sequential(nn.Linear(14, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
+        self.class_embedding = nn.Embedding(len(CLASSES), channels)
+        self.motion = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels, self.modes * (2 * NUM_STEPS + 1)),
+        )
+        self.future = nn.Linear(2 * NUM_STEPS, channels)
+
+    def forward(
+        self, detection: DetectionOutput
+    ) -> tuple[Float[Tensor, "batch agents out"], MotionOutput, Bool[Tensor, "batch agents"]]:
+        """Tokens, motion, and which tokens are none (no peak of the heatmap)."""
+        first = slice(0, self.agents)
+        boxes = detection.final_boxes().detach()[:, first]
+        score = detection.final_scores().detach()[:, first]
+        state = torch.cat(
+            [
+                placed(boxes.center_m[..., :2]),
+                boxes.velocity_mps / _SPEED_MPS,
+                boxes.log_size,
+                boxes.sin_cos,
+                score[..., None],
+            ],
+            -1,
+        )
+        tokens = self.content(detection.query_content[:, first]) + self.state(state)
+        tokens = tokens + self.class_embedding(detection.query_class[:, first])
+        raw = self.motion(tokens).float().unflatten(-1, (self.modes, 2 * NUM_STEPS + 1))
+        # Alternatives differ from going straight on at the detected velocity; later steps may differ more.
+        time = torch.arange(1, NUM_STEPS + 1, device=raw.device) * STEP_S
+        straight = boxes.center_m[..., None, :2] + boxes.velocity_mps[..., None, :] * time[:, None]
+        offset = raw[..., :-1].unflatten(-1, (NUM_STEPS, 2)) * time[:, None]
+        motion = MotionOutput(straight[:, :, None] + offset, raw[..., -1], score)
+        way = (motion.likeliest_m().detach() - boxes.center_m[..., None, :2]) / _DISTANCE_M
+        return tokens + self.future(way.flatten(2)), motion, detection.query_score[:, first] <= 0
+
+
+class EgoQueries(nn.Module):
+    """M queries from the command, the ego's status or the knowledge that it is not told, and its surroundings."""
+
+    def __init__(self, config: PlanningHeadConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.mode_embedding = nn.Embedding(config.modes, channels)
+        # The last one is for an unknown command.
+        self.command_embedding = nn.Embedding(len(COMMANDS) + 1, channels)
+        known = len(EGO_STATUS) + 3 * NUM_PAST
+        self.status = nn.Sequential(
+            nn.Linear(2 * known, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels)
+        )
+        self.unknown_status_embedding = nn.Parameter(torch.zeros(channels))
+        self.motion = nn.Linear(5, channels)
+
+    def forward(
+        self, ego: EgoInputs, near: Float[Tensor, "batch channels"], sensed: Float[Tensor, "batch 3"]
+    ) -> Float[Tensor, "batch modes channels"]:
+        scale = near.new_tensor(_STATUS_SCALE)
+        past = (ego.past_m / near.new_tensor(_PAST_SCALE)).flatten(1)
+        values = torch.cat([ego.status / scale, past], 1)
+        is_known = values.isfinite()
+        told = self.status(torch.cat([values.nan_to_num(0.0, 0.0, 0.0), is_known.to(values.dtype)], 1))
+        status = torch.where(is_known.any(1, keepdim=True), told, self.unknown_status_embedding.to(told.dtype))
+        command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
+        units = near.new_tensor([_STATUS_SCALE[0], _STATUS_SCALE[1], _STATUS_SCALE[3]])
+        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), *(sensed.detach() / units).unbind(-1)], -1)
+        query: Tensor = near + status + command + self.motion(heading)
+        return query[:, None] + self.mode_embedding.weight
+
+
+class EgoDecoderLayer(nn.Module):
+    """Attention among the alternatives, to the agents, to the scene, then feed-forward; each with a shortcut."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(4))
+        self.modes, self.agents, self.scene = (
+            nn.MultiheadAttention(channels, heads, batch_first=True) for _ in range(3)
+        )
+        # What a query attends to where no agent is.
+        self.nobody_embedding = nn.Parameter(torch.zeros(1, 1, channels))
+        self.feed_forward = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.ReLU(inplace=True), nn.Linear(2 * channels, channels)
+        )
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch modes channels"],
+        agents: Float[Tensor, "batch agents channels"],
+        is_absent: Bool[Tensor, "batch agents"],
+        scene: Float[Tensor, "batch cells channels"],
+    ) -> Float[Tensor, "batch modes channels"]:
+        normed = self.norms[0](queries)
+        queries = queries + self.modes(normed, normed, normed, need_weights=False)[0]
+        nobody = self.nobody_embedding.to(agents.dtype).expand(len(agents), 1, -1)
+        agents = torch.cat([agents, nobody], 1)
+        mask = F.pad(is_absent, (0, 1))
+        queries = queries + self.agents(self.norms[1](queries), agents, agents, mask, need_weights=False)[0]
+        queries = queries + self.scene(self.norms[2](queries), scene, scene, need_weights=False)[0]
+        return queries + self.feed_forward(self.norms[3](queries))  # type: ignore[no-any-return]

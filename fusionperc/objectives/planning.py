@@ -1,0 +1,256 @@
+"""The planning objective: imitation, the ego's speed, agents' futures, drivable area, collision, leaving the road,
+comfort.
+
+Source: winner-takes-all as in MultiPath (arXiv 1910.05449) and VAD (arXiv 2303.12077), whose constraints against agents
+and map these are; deviates: the ego and the agents are oriented boxes, an agent is kept away from only where the
+recorded drive kept away from its prediction too, and the other alternatives get a small share of the imitation loss.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveConfig
+from fusionperc.geometry import EGO_CENTER_AHEAD_M, EGO_LENGTH_M, EGO_WIDTH_M, BevGrid, wrap_angle
+from fusionperc.models.detection import DetectionOutput
+from fusionperc.models.planning import STEP_S, MotionOutput, PlanningOutput
+from fusionperc.objectives.matching import MatchingCosts, match_queries
+from fusionperc.types import CLASSES, Targets
+
+#: Agents and the road's rim are to stay this far off.
+MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
+#: Share of the imitation loss that the alternatives that did not win get.
+LOSERS_SHARE = 0.05
+#: A radian of heading counts as so many metres.
+YAW_M_PER_RAD = 2.0
+#: Only what was detected this surely is kept away from.
+SURE_SCORE = 0.3
+#: Errors of the sensed speed (m/s), acceleration (m/s^2) and turn rate (rad/s) that weigh alike.
+EGO_UNITS = (1.0, 1.0, 0.1)
+#: What passengers hardly feel: m/s^2 along and across, m/s^3.
+CALM_MPS2, CALM_LATERAL_MPS2, CALM_JERK_MPS3 = 2.0, 3.0, 3.0
+MOVABLE = tuple(index for index, name in enumerate(CLASSES) if name not in ("traffic_cone", "barrier"))
+
+
+class PlanningObjective:
+    """Turns a planning head's output and a batch's targets into named losses.
+
+    Args:
+        weights: of the planning losses.
+        objective: matching costs of the detection queries.
+        model: the network's configuration (its grid).
+    """
+
+    def __init__(self, weights: PlanningObjectiveConfig, objective: ObjectiveConfig, model: ModelConfig) -> None:
+        self.weights, self.grid = weights, model.grid.grid()
+        self.costs = MatchingCosts(
+            objective.match_class, objective.match_center, objective.match_box, objective.match_reach_m
+        )
+
+    def __call__(self, output: PlanningOutput, detection: DetectionOutput, targets: Targets) -> dict[str, Tensor]:
+        """Losses by name, unweighted but for ``plan_total``, the weighted sum to minimise.
+
+        Samples and steps whose future is not recorded teach nothing of it.
+
+        Raises:
+            ValueError: the targets hold none for planning.
+        """
+        if targets.planning is None:
+            raise ValueError("PlanningObjective: the targets hold no `planning`; load them with model.planning set")
+        # A sample's variants, with and without the ego's status, have one truth.
+        variants = output.waypoints.shape[0] // targets.ego_future_m.shape[0]
+        future = targets.ego_future_m[:, : output.waypoints.shape[2]].repeat(variants, 1, 1)
+        known = future.isfinite().all(-1)
+        winner, imitation = _imitation(output.waypoints, future, known)
+        chosen = output.waypoints[torch.arange(len(winner)), winner]
+        recorded = known.any(1)
+        mode = F.cross_entropy(output.mode_logits, winner, reduction="none")
+        motion, motion_mode = self._motion(output.motion, detection, targets)
+        weight = self.weights
+        terms = {
+            "imitation": (weight.imitation, imitation),
+            "mode": (weight.mode, (mode * recorded).sum() / recorded.sum().clamp(min=1)),
+            "ego_motion": (weight.ego_motion, _ego_motion(output.ego_motion, targets)),
+            "motion": (weight.motion, motion),
+            "motion_mode": (weight.motion_mode, motion_mode),
+            "map": (weight.map, _map(output.map_logits, targets.planning.off_road_m)),
+            "collision": (weight.collision, self._collision(chosen, output.motion, detection, future, known)),
+            "off_road": (weight.off_road, self._off_road(chosen, targets.planning.off_road_m, future, known)),
+            "comfort": (weight.comfort, _comfort(output, winner)),
+        }
+        losses = {f"plan_{name}": value for name, (_, value) in terms.items()}
+        losses["plan_total"] = weight.total * torch.stack([factor * value for factor, value in terms.values()]).sum()
+        return losses
+
+    def _motion(self, motion: MotionOutput, detection: DetectionOutput, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Winner-takes-all on the queries that are matched to annotated objects: metres, and which alternative."""
+        assert targets.planning is not None
+        agents = motion.place_m.shape[1]
+        boxes = detection.final_boxes()
+        logits = detection.layers[-1].class_logits if detection.layers else _peak_logits(detection)
+        places, scores, wanted = [], [], []
+        for index, truth in enumerate(targets.boxes):
+            query, box = match_queries(
+                logits[index, :agents], boxes.center_m[index, :agents], boxes.log_size[index, :agents],
+                boxes.sin_cos[index, :agents], truth, self.costs,
+            )  # fmt: skip
+            places.append(motion.place_m[index, query])
+            scores.append(motion.logits[index, query])
+            wanted.append(targets.planning.agent_future_m[index][box][..., :2])
+        place, score, future = torch.cat(places), torch.cat(scores), torch.cat(wanted)
+        future = future[:, : place.shape[2]]
+        known = future.isfinite().all(-1)
+        kept = known.any(1)
+        if not bool(kept.any()):
+            return place.sum() * 0, score.sum() * 0
+        place, score, future, known = place[kept], score[kept], future[kept], known[kept]
+        error = _distance(place - future.nan_to_num()[:, None])
+        error = (error * known[:, None]).sum(-1) / known.sum(-1)[:, None]
+        best = error.detach().argmin(1)
+        return error[torch.arange(len(best)), best].mean(), F.cross_entropy(score, best)
+
+    def _collision(
+        self,
+        plan: Float[Tensor, "batch steps 3"],
+        motion: MotionOutput,
+        detection: DetectionOutput,
+        future: Float[Tensor, "batch steps 3"],
+        known: Bool[Tensor, "batch steps"],
+    ) -> Tensor:
+        """Mean over steps of how much nearer than the margin the nearest agents' predicted boxes come, metres."""
+        agents = motion.place_m.shape[1]
+        boxes = detection.final_boxes().detach()[:, :agents]
+        movable = torch.isin(detection.query_class[:, :agents], torch.tensor(MOVABLE, device=plan.device))
+        sure = (movable & (motion.score > SURE_SCORE))[:, :, None]
+        place = motion.likeliest_m().detach()
+        yaw, size = boxes.yaw_rad[:, :, None], boxes.size_lwh_m[:, :, None]
+        variants = plan.shape[0] // place.shape[0]
+        place, sure = place.repeat(variants, 1, 1, 1), sure.repeat(variants, 1, 1)
+        yaw, size = yaw.repeat(variants, 1, 1), size.repeat(variants, 1, 1, 1)
+        gap = _gap(plan[:, None], place, yaw, size)
+        # Where the recorded drive came as near, the prediction or the box is wrong, or it has to be near.
+        true_gap = _gap(future.nan_to_num()[:, None], place, yaw, size)
+        counted = sure & known[:, None] & (true_gap > MARGIN_M)
+        return (F.relu(MARGIN_M - gap) * counted).sum() / known.sum().clamp(min=1)
+
+    def _off_road(
+        self,
+        plan: Float[Tensor, "batch steps 3"],
+        off_road_m: Float[Tensor, "batch x y"],
+        future: Float[Tensor, "batch steps 3"],
+        known: Bool[Tensor, "batch steps"],
+    ) -> Tensor:
+        """Mean over steps and corners of how far the ego's box leaves the drivable area further than it did, metres."""
+        off_road_m = off_road_m.repeat(plan.shape[0] // off_road_m.shape[0], 1, 1)
+        has_map = off_road_m.isfinite().flatten(1).all(1)
+        area = off_road_m.nan_to_num()
+        beyond = _sampled(area, ego_corners(plan), self.grid) - ROAD_MARGIN_M
+        true = _sampled(area, ego_corners(future.nan_to_num()), self.grid)
+        counted = has_map[:, None, None] & known[..., None] & (true <= ROAD_MARGIN_M)
+        return (F.relu(beyond) * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _distance(offset: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:
+    """Euclidean length, whose gradient is finite at zero."""
+    return (offset.square().sum(-1) + 1e-6).sqrt()
+
+
+def _imitation(
+    waypoints: Float[Tensor, "batch modes steps 3"],
+    future: Float[Tensor, "batch steps 3"],
+    known: Bool[Tensor, "batch steps"],
+) -> tuple[Tensor, Tensor]:
+    """The nearest alternative of each sample, and its mean distance (m, heading included), the others' a little."""
+    truth = future.nan_to_num()[:, None]
+    error = _distance(waypoints[..., :2] - truth[..., :2])
+    error = error + YAW_M_PER_RAD * wrap_angle(waypoints[..., 2] - truth[..., 2]).abs()
+    steps = known.sum(-1).clamp(min=1)[:, None]
+    error = (error * known[:, None]).sum(-1) / steps
+    winner = error.detach().argmin(1)
+    best = error[torch.arange(len(winner)), winner]
+    loss = (1 - LOSERS_SHARE) * best + LOSERS_SHARE * error.mean(1)
+    return winner, loss.sum() / known.any(1).sum().clamp(min=1)
+
+
+def _ego_motion(sensed: Float[Tensor, "batch 3"], targets: Targets) -> Tensor:
+    """L1 of the ego's speed, acceleration and turn rate where the CAN bus has them, each in its unit of `EGO_UNITS`."""
+    truth = targets.can_bus[:, [0, 1, 3]]
+    known = truth.isfinite()
+    error = (sensed - truth.nan_to_num()).abs() / sensed.new_tensor(EGO_UNITS)
+    return (error * known).sum() / known.sum().clamp(min=1)
+
+
+def _map(logits: Float[Tensor, "batch x y"], off_road_m: Float[Tensor, "batch x y"]) -> Tensor:
+    """Binary cross-entropy of the drivable area where there is a map."""
+    known = off_road_m.isfinite()
+    loss = F.binary_cross_entropy_with_logits(logits, (off_road_m == 0).float(), reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def _comfort(output: PlanningOutput, winner: Tensor) -> Tensor:
+    """How far accelerations and jerks of the alternative that won exceed what passengers hardly feel."""
+    rows = torch.arange(len(winner))
+    along = output.acceleration_mps2[rows, winner]
+    plan = F.pad(output.waypoints[rows, winner], (0, 0, 1, 0))
+    step = _distance(plan[:, 1:, :2] - plan[:, :-1, :2])
+    turn = wrap_angle(plan[:, 2:, 2] - plan[:, 1:-1, 2])
+    across = turn * step[:, 1:] / STEP_S**2
+    jerk = (along[:, 1:] - along[:, :-1]) / STEP_S
+    excess = (
+        F.relu(along.abs() - CALM_MPS2).mean()
+        + F.relu(across.abs() - CALM_LATERAL_MPS2).mean()
+        + F.relu(jerk.abs() - CALM_JERK_MPS3).mean()
+    )
+    return excess
+
+
+def ego_corners(pose: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 4 2"]:
+    """Corners of the ego's box at poses of the ego frame, front left first."""
+    cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
+    along = pose.new_tensor([0.5, -0.5, -0.5, 0.5]) * EGO_LENGTH_M + EGO_CENTER_AHEAD_M
+    aside = pose.new_tensor([0.5, 0.5, -0.5, -0.5]) * EGO_WIDTH_M
+    x = pose[..., 0, None] + along * cos[..., None] - aside * sin[..., None]
+    y = pose[..., 1, None] + along * sin[..., None] + aside * cos[..., None]
+    return torch.stack([x, y], -1)
+
+
+def _gap(
+    ego: Float[Tensor, "batch 1 steps 3"],
+    place_m: Float[Tensor, "batch agents steps 2"],
+    yaw_rad: Float[Tensor, "batch agents 1"],
+    size_m: Float[Tensor, "batch agents 1 3"],
+) -> Float[Tensor, "batch agents steps"]:
+    """How far apart two boxes are along the ego's axes, metres; negative by how much they overlap.
+
+    The other's extent along an axis is that of its turned box, so it is never less than the distance between the boxes
+    seen along that axis.
+    """
+    cos, sin = ego[..., 2].cos(), ego[..., 2].sin()
+    dx = place_m[..., 0] - ego[..., 0] - EGO_CENTER_AHEAD_M * cos
+    dy = place_m[..., 1] - ego[..., 1] - EGO_CENTER_AHEAD_M * sin
+    ahead, left = cos * dx + sin * dy, -sin * dx + cos * dy
+    turn = yaw_rad - ego[..., 2]
+    length, width = size_m[..., 0] / 2, size_m[..., 1] / 2
+    half_ahead = length * turn.cos().abs() + width * turn.sin().abs()
+    half_left = length * turn.sin().abs() + width * turn.cos().abs()
+    return torch.maximum(ahead.abs() - EGO_LENGTH_M / 2 - half_ahead, left.abs() - EGO_WIDTH_M / 2 - half_left)
+
+
+def _sampled(
+    values: Float[Tensor, "batch x y"], xy_m: Float[Tensor, "batch steps corners 2"], grid: BevGrid
+) -> Float[Tensor, "batch steps corners"]:
+    """Values of the grid at places, linear between cell centres; the nearest cell's beyond the rim."""
+    half = xy_m.new_tensor([grid.x_max_m - grid.x_min_m, grid.y_max_m - grid.y_min_m]) / 2
+    middle = xy_m.new_tensor([grid.x_max_m + grid.x_min_m, grid.y_max_m + grid.y_min_m]) / 2
+    # grid_sample counts its first coordinate along the last dimension.
+    place = ((xy_m - middle) / half).flip(-1)
+    return F.grid_sample(values[:, None], place, mode="bilinear", padding_mode="border", align_corners=False).squeeze(1)
+
+
+def _peak_logits(detection: DetectionOutput) -> Float[Tensor, "batch queries classes"]:
+    """The heatmap at each query's cell."""
+    flat = detection.heatmap_logits.flatten(2).transpose(1, 2)
+    return flat.gather(1, detection.query_cell[..., None].expand(-1, -1, flat.shape[-1]))

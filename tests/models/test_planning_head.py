@@ -1,0 +1,191 @@
+"""The planning head: plans of a rolling vehicle, what it is told and what it looks at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusionperc.config import DetectionHeadConfig, PlanningHeadConfig
+from fusionperc.geometry import BevGrid
+from fusionperc.models.detection import DetectionHead, DetectionOutput
+from fusionperc.models.planning import BRAKE_MPS2, CURVATURE_PER_M, PlanningHead, PlanningOutput, rolled_out
+from fusionperc.types import EgoInputs, Points
+
+GRID = BevGrid(-16.0, 16.0, -16.0, 16.0, -5.0, 3.0, 1.0)
+CHANNELS, BATCH = 16, 2
+CONFIG = PlanningHeadConfig(channels=16, modes=3, layers=2, heads=2, agents=6, near_m=6.0)
+
+
+def ego(batch: int = BATCH, *, speed: float = 5.0, command: int = 2) -> EgoInputs:
+    status = torch.tensor([speed, 0.1, 0.0, 0.02]).repeat(batch, 1)
+    past = torch.stack([torch.tensor([[-2.0, 0, 0], [-1.5, 0, 0], [-1, 0, 0], [-0.5, 0, 0]]) * speed] * batch)
+    return EgoInputs(torch.full((batch,), command), torch.zeros(batch), status, past)
+
+
+@pytest.fixture
+def bev() -> Tensor:
+    return torch.randn(BATCH, CHANNELS, *GRID.shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def heads() -> tuple[DetectionHead, PlanningHead]:
+    torch.manual_seed(0)
+    detection = DetectionHead(DetectionHeadConfig(channels=16, queries=8, heads=2), GRID, CHANNELS)
+    planning = PlanningHead(CONFIG, GRID, CHANNELS, 16)
+    # Beyond the first answer of a fresh head, which hardly depends on anything.
+    torch.nn.init.normal_(planning.controls[-1].weight, std=0.3)
+    return detection.eval(), planning.eval()
+
+
+def run(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor, told: EgoInputs, lidar: Points | None = None
+) -> PlanningOutput:
+    with torch.no_grad():
+        found: DetectionOutput = heads[0](bev)
+        sweeps = None if lidar is None else heads[1].near.counts(lidar)
+        planned: PlanningOutput = heads[1](bev, found, told, sweeps)
+    return planned
+
+
+# -- a rolling vehicle ------------------------------------------------------------------------------------------------
+
+
+def test_a_steady_curve_is_a_circle() -> None:
+    """4 m/s on a circle of 10 m: after pi seconds of 0.4 rad/s ... here after 4 s, 1.6 rad."""
+    raw = torch.zeros(1, 1, 2, 8)
+    raw[:, :, 1] = CURVATURE_PER_M * math.atanh(0.1 / CURVATURE_PER_M)
+    plan, _ = rolled_out(raw, torch.tensor([4.0]), torch.tensor([0.0]))
+    angle = torch.tensor([0.2 * step for step in range(1, 9)])
+    torch.testing.assert_close(plan[0, 0, :, 2], angle)
+    torch.testing.assert_close(plan[0, 0, :, 0], 10 * angle.sin(), atol=0.03, rtol=0)
+    torch.testing.assert_close(plan[0, 0, :, 1], 10 * (1 - angle.cos()), atol=0.03, rtol=0)
+
+
+def test_braking_ends_at_a_standstill_from_which_it_can_learn_to_start() -> None:
+    raw = torch.full((1, 1, 2, 8), 0.0)
+    raw[:, :, 0] = BRAKE_MPS2 * math.atanh(-4.0 / BRAKE_MPS2)
+    raw.requires_grad_(True)
+    plan, acceleration = rolled_out(raw, torch.tensor([4.0]), torch.tensor([0.0]))
+    assert acceleration[0, 0].tolist() == pytest.approx([-4.0] * 8, abs=1e-5)
+    # 4 to 2 to 0 m/s: 1.5 + 0.5 m.
+    assert plan[0, 0, :, 0].tolist() == pytest.approx([1.5, *[2.0] * 7], abs=1e-5)
+    plan[0, 0, -1, 0].backward()
+    assert (raw.grad[0, 0, 0] > 0).all(), "braking less would go further, at every step"
+
+
+def test_the_plan_starts_along_the_heading() -> None:
+    """In a mirrored or turned frame of training the vehicle still rolls ahead of itself."""
+    raw = torch.zeros(2, 1, 2, 8)
+    plan, _ = rolled_out(raw, torch.tensor([2.0, 2.0]), torch.tensor([math.pi / 2, math.pi]))
+    torch.testing.assert_close(plan[0, 0, :, 1], torch.arange(1.0, 9.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(plan[1, 0, :, 0], -torch.arange(1.0, 9.0), atol=1e-5, rtol=0)
+
+
+# -- the head ---------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_and_the_best_plan(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    planned = run(heads, bev, ego())
+    assert planned.waypoints.shape == (BATCH, 3, 8, 3) and planned.mode_logits.shape == (BATCH, 3)
+    assert planned.motion.place_m.shape == (BATCH, 6, 3, 8, 2) and planned.map_logits.shape == (BATCH, 32, 32)
+    fixed = replace(planned, mode_logits=torch.tensor([[0.0, 2.0, 1.0], [5.0, 2.0, 1.0]]))
+    torch.testing.assert_close(fixed.best(), planned.waypoints[[0, 1], [1, 0]])
+
+
+def test_a_told_speed_is_the_plans_first_and_an_untold_one_is_read_off_the_scene(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor
+) -> None:
+    for speed in (0.0, 8.0):
+        first = run(heads, bev, ego(speed=speed)).waypoints[:, :, 0, :2].norm(dim=-1)
+        assert (first <= (speed + 1.0) * 0.5 + 1e-4).all() and (first >= (speed - BRAKE_MPS2 * 0.25) * 0.5 - 1e-4).all()
+    blind = run(heads, bev, ego(speed=8.0).without_status())
+    other = run(heads, bev, ego(speed=0.0).without_status())
+    torch.testing.assert_close(blind.waypoints, other.waypoints)
+
+
+def returns(*points: tuple[float, float, float], sample: int = 0, batch: int = BATCH) -> Points:
+    """LiDAR returns x, y, age of one sample."""
+    rows = torch.tensor(points).reshape(-1, 3)
+    xyz = torch.cat([rows[:, :2], torch.zeros(len(rows), 1)], 1)
+    features = torch.stack([torch.full((len(rows),), 0.5), rows[:, 2]], 1)
+    return Points(xyz, features, torch.full((len(rows),), sample), batch)
+
+
+def test_sweeps_lie_side_by_side_around_the_ego(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    """32 cells from -6 to 6 m; two sweeps of 20 Hz an age; what is beyond is left out."""
+    near = heads[1].near
+    assert near.cells == 32
+    cell = 12.0 / 32
+    counts = near.counts(
+        returns((0.01, 0.01, 0.0), (0.01, 0.01, 0.05), (-5.99, 5.99, 0.45), (6.1, 0, 0.0), (0.5, 0, 0.1), sample=1)
+    )
+    assert counts.shape == (2, 10, 32, 32) and counts[0].sum() == 0 and counts.sum() == 4
+    assert counts[1, 0, 16, 16] == 2 and counts[1, 4, 0, 31] == 1
+    assert counts[1, 1, int((0.5 + 6) / cell), 16] == 1
+
+
+def test_the_speed_is_read_off_the_sweeps(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    """Sweeps matter, each sample's own; without any return of any age it is as if there were no LiDAR."""
+    none = run(heads, bev, ego().without_status(), returns()).ego_motion
+    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).ego_motion
+    torch.testing.assert_close(seen[0], none[0])
+    assert not torch.allclose(seen[1], none[1])
+    torch.testing.assert_close(run(heads, bev, ego().without_status()).ego_motion, none)
+
+
+def test_variants_of_a_batch_are_planned_side_by_side(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    both = run(heads, bev, ego().and_without_status()).waypoints
+    torch.testing.assert_close(both[:BATCH], run(heads, bev, ego()).waypoints)
+    torch.testing.assert_close(both[BATCH:], run(heads, bev, ego().without_status()).waypoints)
+
+
+def test_what_the_ego_does_it_goes_on_doing(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    """A fresh head's first alternative brakes and turns as the vehicle does, less and less."""
+    torch.nn.init.zeros_(heads[1].controls[-1].weight)
+    told = replace(ego(), status=torch.tensor([[6.0, -2.0, 0.0, 0.6]]).repeat(BATCH, 1))
+    planned = run(heads, bev, told)
+    first = planned.acceleration_mps2[0, 0]
+    assert -2.0 < float(first[0]) < -1.8 and (first.diff() > 0).all()
+    # 0.1 rad a metre over about 2.75 m.
+    assert float(planned.waypoints[0, 0, 0, 2]) == pytest.approx(0.1 * 2.75, abs=0.03)
+
+
+def test_status_is_withheld_from_the_chosen_samples_only(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor
+) -> None:
+    told = ego()
+    partly = run(heads, bev, told.without_status(torch.tensor([True, False]))).waypoints
+    torch.testing.assert_close(partly[0], run(heads, bev, told.without_status()).waypoints[0])
+    torch.testing.assert_close(partly[1], run(heads, bev, told).waypoints[1])
+
+
+def test_command_scene_and_agents_matter(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    plan = run(heads, bev, ego()).waypoints
+    assert not torch.allclose(plan, run(heads, bev, ego(command=1)).waypoints, atol=1e-3)
+    assert run(heads, bev, ego(command=-1)).waypoints.isfinite().all()
+    assert not torch.allclose(plan, run(heads, bev.flip(2), ego()).waypoints, atol=1e-3)
+    with torch.no_grad():
+        found = heads[0](bev)
+        moved = replace(found.final_boxes(), center_m=found.final_boxes().center_m + 3.0)
+        elsewhere = replace(found, layers=[replace(found.layers[-1], boxes=moved)])
+        assert not torch.allclose(plan, heads[1](bev, elsewhere, ego()).waypoints, atol=1e-4)
+
+
+def test_no_agent_and_extreme_inputs_stay_finite(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    with torch.no_grad():
+        found = heads[0](bev)
+        nobody = replace(found, query_score=torch.zeros_like(found.query_score))
+        assert heads[1](bev, nobody, ego()).waypoints.isfinite().all()
+    assert run(heads, bev * 1e3, ego()).waypoints.isfinite().all()
+    infinite = replace(ego(), status=torch.full((BATCH, 4), float("inf")))
+    assert run(heads, bev, infinite).waypoints.isfinite().all()
+
+
+def test_samples_do_not_see_each_other(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
+    together = run(heads, bev, ego()).waypoints
+    alone = run(heads, bev[1:], ego(1)).waypoints
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-4)
