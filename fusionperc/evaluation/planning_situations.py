@@ -90,13 +90,13 @@ def _follows(scene: PlanningScene, way: shapely.LineString, speed: float) -> boo
     """A vehicle is in the way, near, and heads along it."""
     vehicles = scene.of_classes(VEHICLES) & np.isfinite(scene.pose[:, 0]).all(-1)
     reach = max(_FOLLOWING_M, _FOLLOWING_S * speed) + EGO_LENGTH_M / 2
-    for x, y, yaw in scene.pose[vehicles, 0]:
+    for (x, y, yaw), length_m in zip(scene.pose[vehicles, 0], scene.size_m[vehicles, 0], strict=True):
         place = shapely.Point(x, y)
         if way.distance(place) > EGO_WIDTH_M / 2 + _MARGIN_M:
             continue
         station = way.project(place)
-        half = scene.size_m[vehicles, 0].max() / 2
-        if 0.0 < station < reach + half and abs(_difference(yaw, _heading(way, station))) < _ALIKE_RAD:
+        is_near = 0.0 < station < reach + length_m / 2
+        if is_near and abs(_difference(yaw, _heading(way, station))) < _ALIKE_RAD:
             return True
     return False
 
