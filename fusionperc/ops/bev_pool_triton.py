@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fusionperc.ops.segments_triton import Tuned, accumulator, length_class
+from fusionperc.ops.segments_triton import Tuned, accumulator, length_class, segment_bounds
 
 if TYPE_CHECKING:
     from fusionperc.ops.bev_pool import FrustumRanks
@@ -28,8 +28,7 @@ def backward_kernel(
     pixel = tl.program_id(0).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.arange(0, CHANNELS)
     exists = pixel < num_pixels
-    start = tl.load(splits + pixel, mask=exists, other=0)
-    end = tl.load(splits + pixel + 1, mask=exists, other=0)
+    start, end = segment_bounds(splits, pixel, exists)
     place = pixel[:, None] * channels + channel[None, :]
     is_value = exists[:, None] & (channel < channels)[None, :]
     feature = tl.load(features + place, mask=is_value, other=0).to(ACCUMULATOR)

@@ -49,6 +49,14 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
+@triton.jit
+def segment_bounds(splits, segment, exists):
+    """Where each segment begins and ends; a segment that does not exist is empty."""
+    start = tl.load(splits + segment, mask=exists, other=0).to(tl.int64)
+    end = tl.load(splits + segment + 1, mask=exists, other=0).to(tl.int64)
+    return start, end
+
+
 @triton.jit(do_not_specialize=["num_segments"])
 def segment_sum_kernel(
     table, rows, weights, splits, out, num_segments, channels, mean_length,
@@ -59,8 +67,7 @@ def segment_sum_kernel(
     segment = tl.program_id(0).to(tl.int64) * BLOCK_SEGMENTS + tl.arange(0, BLOCK_SEGMENTS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     exists = segment < num_segments
-    start = tl.load(splits + segment, mask=exists, other=0).to(tl.int64)
-    end = tl.load(splits + segment + 1, mask=exists, other=0).to(tl.int64)
+    start, end = segment_bounds(splits, segment, exists)
     total = tl.zeros([BLOCK_SEGMENTS, BLOCK_CHANNELS], ACCUMULATOR)
     for offset in range(0, tl.max(end - start, 0), BLOCK_ENTRIES):
         entry = start[:, None] + offset + tl.arange(0, BLOCK_ENTRIES)[None, :]
@@ -88,8 +95,7 @@ def segment_max_kernel(
     segment = tl.program_id(0).to(tl.int64) * BLOCK_SEGMENTS + tl.arange(0, BLOCK_SEGMENTS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     exists = segment < num_segments
-    start = tl.load(splits + segment, mask=exists, other=0).to(tl.int64)
-    end = tl.load(splits + segment + 1, mask=exists, other=0).to(tl.int64)
+    start, end = segment_bounds(splits, segment, exists)
     is_channel = channel < channels
     best = tl.full([BLOCK_SEGMENTS, BLOCK_CHANNELS], float("-inf"), ACCUMULATOR)
     best_row = tl.zeros([BLOCK_SEGMENTS, BLOCK_CHANNELS], tl.int64) - 1

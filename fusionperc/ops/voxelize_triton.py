@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fusionperc.geometry import BevGrid
-from fusionperc.ops.segments_triton import Tuned
+from fusionperc.ops.segments_triton import Tuned, segment_bounds
 from fusionperc.ops.voxelize import Voxels, key_dtype
 from fusionperc.types import Points
 
@@ -88,8 +88,7 @@ def pad_kernel(
     row = target
     if HAS_ORDER:
         row = tl.load(voxel + target, mask=exists, other=0)
-    start = tl.load(row_splits + row, mask=exists, other=0)
-    end = tl.load(row_splits + row + 1, mask=exists, other=0)
+    start, end = segment_bounds(row_splits, row, exists)
     place = tl.arange(0, POINTS)
     entry = start[:, None] + place[None, :]
     is_point = (entry < end[:, None]) & (place < max_points)[None, :]
