@@ -117,7 +117,7 @@ def _check(owner: object, name: str, value: Tensor, shape: tuple[int | None, ...
         raise ValueError(f"{label} has dtype {value.dtype}, expected {'a float' if floating else 'an integer or bool'}")
 
 
-class _TensorRecord:
+class TensorRecord:
     """Moves every tensor of a frozen dataclass at once (also through nested records and lists)."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
@@ -130,7 +130,7 @@ class _TensorRecord:
 def _moved(value: Any, move: Any) -> Any:
     if isinstance(value, Tensor):
         return move(value)
-    if isinstance(value, _TensorRecord):
+    if isinstance(value, TensorRecord):
         changes = {f.name: _moved(getattr(value, f.name), move) for f in fields(value)}  # type: ignore[arg-type]
         return replace(value, **changes)  # type: ignore[type-var]
     if isinstance(value, list):
@@ -139,7 +139,7 @@ def _moved(value: Any, move: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Points(_TensorRecord):
+class Points(TensorRecord):
     """Ragged points of a batch; no padding.
 
     Attributes:
@@ -187,7 +187,7 @@ class Points(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class CameraInputs(_TensorRecord):
+class CameraInputs(TensorRecord):
     """Pictures and where they look.
 
     Attributes:
@@ -211,7 +211,7 @@ class CameraInputs(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class SensorInputs(_TensorRecord):
+class SensorInputs(TensorRecord):
     """All a model sees.
 
     Attributes:
@@ -254,7 +254,7 @@ class SensorInputs(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class EgoInputs(_TensorRecord):
+class EgoInputs(TensorRecord):
     """What a planner is told beside the sensors: where to go and, perhaps, how the vehicle moves.
 
     Attributes:
@@ -294,7 +294,7 @@ class EgoInputs(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class Boxes(_TensorRecord):
+class Boxes(TensorRecord):
     """Oriented boxes in the ego frame.
 
     Attributes:
@@ -367,7 +367,7 @@ class Detections(Boxes):
 
 
 @dataclass(frozen=True)
-class PlanningTargets(_TensorRecord):
+class PlanningTargets(TensorRecord):
     """What planning learns from beside the ego's own future.
 
     Attributes:
@@ -386,7 +386,7 @@ class PlanningTargets(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class Targets(_TensorRecord):
+class Targets(TensorRecord):
     """What a sample's truth is; it never reaches a model's `forward`.
 
     Attributes:
@@ -428,7 +428,7 @@ class Targets(_TensorRecord):
 
 
 @dataclass(frozen=True)
-class Batch(_TensorRecord):
+class Batch(TensorRecord):
     """One step's samples: what the model sees, what is true, who they are (nuScenes sample tokens), and what a planner
     is told (None unless planning is asked for)."""
 
