@@ -107,7 +107,9 @@ def letters_from_sensors(sensors: Sequence[Sensor]) -> str:
     return "".join(sensor[0].upper() for sensor in SENSORS if sensor in sensors)
 
 
-def _check(owner: object, name: str, value: Tensor, shape: tuple[int | None, ...], *, floating: bool | None) -> None:
+def check_shape(
+    owner: object, name: str, value: Tensor, shape: tuple[int | None, ...], *, floating: bool | None
+) -> None:
     label = f"{type(owner).__name__}.{name}"
     fits = value.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, value.shape, strict=True))
     if not fits:
@@ -155,10 +157,10 @@ class Points(TensorRecord):
     batch_size: int
 
     def __post_init__(self) -> None:
-        _check(self, "xyz_m", self.xyz_m, (None, 3), floating=True)
+        check_shape(self, "xyz_m", self.xyz_m, (None, 3), floating=True)
         count = self.xyz_m.shape[0]
-        _check(self, "features", self.features, (count, None), floating=True)
-        _check(self, "sample_index", self.sample_index, (count,), floating=False)
+        check_shape(self, "features", self.features, (count, None), floating=True)
+        check_shape(self, "sample_index", self.sample_index, (count,), floating=False)
         if self.batch_size < 1:
             raise ValueError(f"Points.batch_size = {self.batch_size} must be at least 1")
         # On the CPU only, where points are made: elsewhere it would wait for the device.
@@ -203,11 +205,11 @@ class CameraInputs(TensorRecord):
     present: Tensor
 
     def __post_init__(self) -> None:
-        _check(self, "images", self.images, (None, None, 3, None, None), floating=False)
+        check_shape(self, "images", self.images, (None, None, 3, None, None), floating=False)
         batch, cameras = self.images.shape[:2]
-        _check(self, "intrinsics", self.intrinsics, (batch, cameras, 3, 3), floating=True)
-        _check(self, "camera_T_ego", self.camera_T_ego, (batch, cameras, 4, 4), floating=True)
-        _check(self, "present", self.present, (batch, cameras), floating=False)
+        check_shape(self, "intrinsics", self.intrinsics, (batch, cameras, 3, 3), floating=True)
+        check_shape(self, "camera_T_ego", self.camera_T_ego, (batch, cameras, 4, 4), floating=True)
+        check_shape(self, "present", self.present, (batch, cameras), floating=False)
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class SensorInputs(TensorRecord):
     present: Tensor
 
     def __post_init__(self) -> None:
-        _check(self, "present", self.present, (None, 3), floating=False)
+        check_shape(self, "present", self.present, (None, 3), floating=False)
         for column, (name, value) in enumerate(
             (("cameras", self.cameras), ("radar", self.radar), ("lidar", self.lidar))
         ):
@@ -270,11 +272,11 @@ class EgoInputs(TensorRecord):
     past_m: Tensor
 
     def __post_init__(self) -> None:
-        _check(self, "command", self.command, (None,), floating=False)
+        check_shape(self, "command", self.command, (None,), floating=False)
         batch = self.command.shape[0]
-        _check(self, "heading_rad", self.heading_rad, (batch,), floating=True)
-        _check(self, "status", self.status, (batch, len(EGO_STATUS)), floating=True)
-        _check(self, "past_m", self.past_m, (batch, None, 3), floating=True)
+        check_shape(self, "heading_rad", self.heading_rad, (batch,), floating=True)
+        check_shape(self, "status", self.status, (batch, len(EGO_STATUS)), floating=True)
+        check_shape(self, "past_m", self.past_m, (batch, None, 3), floating=True)
 
     def without_status(self, withheld: Tensor | None = None) -> EgoInputs:
         """The same without the ego's status, for the samples of a mask (B,) or for all."""
@@ -315,12 +317,12 @@ class Boxes(TensorRecord):
 
     def __post_init__(self) -> None:
         count = self.center_m.shape[0]
-        _check(self, "center_m", self.center_m, (None, 3), floating=True)
-        _check(self, "size_lwh_m", self.size_lwh_m, (count, 3), floating=True)
-        _check(self, "yaw_rad", self.yaw_rad, (count,), floating=True)
-        _check(self, "velocity_mps", self.velocity_mps, (count, 2), floating=True)
-        _check(self, "class_index", self.class_index, (count,), floating=False)
-        _check(self, "attribute_index", self.attribute_index, (count,), floating=False)
+        check_shape(self, "center_m", self.center_m, (None, 3), floating=True)
+        check_shape(self, "size_lwh_m", self.size_lwh_m, (count, 3), floating=True)
+        check_shape(self, "yaw_rad", self.yaw_rad, (count,), floating=True)
+        check_shape(self, "velocity_mps", self.velocity_mps, (count, 2), floating=True)
+        check_shape(self, "class_index", self.class_index, (count,), floating=False)
+        check_shape(self, "attribute_index", self.attribute_index, (count,), floating=False)
 
     def __len__(self) -> int:
         return self.center_m.shape[0]
@@ -363,7 +365,7 @@ class Detections(Boxes):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, "score", self.score, (self.center_m.shape[0],), floating=True)
+        check_shape(self, "score", self.score, (self.center_m.shape[0],), floating=True)
 
 
 @dataclass(frozen=True)
@@ -381,8 +383,8 @@ class PlanningTargets(TensorRecord):
 
     def __post_init__(self) -> None:
         for future in self.agent_future_m:
-            _check(self, "agent_future_m", future, (None, None, 3), floating=True)
-        _check(self, "off_road_m", self.off_road_m, (len(self.agent_future_m), None, None), floating=True)
+            check_shape(self, "agent_future_m", future, (None, None, 3), floating=True)
+        check_shape(self, "off_road_m", self.off_road_m, (len(self.agent_future_m), None, None), floating=True)
 
 
 @dataclass(frozen=True)
@@ -417,14 +419,14 @@ class Targets(TensorRecord):
         if len(self.num_points) != batch:
             raise ValueError(f"Targets.num_points has {len(self.num_points)} items, `boxes` {batch}")
         for boxes, counts in zip(self.boxes, self.num_points, strict=True):
-            _check(self, "num_points", counts, (len(boxes), 2), floating=False)
+            check_shape(self, "num_points", counts, (len(boxes), 2), floating=False)
         if self.depth_m is not None:
-            _check(self, "depth_m", self.depth_m, (batch, None, None, None), floating=True)
-        _check(self, "ego_past_m", self.ego_past_m, (batch, None, 3), floating=True)
-        _check(self, "ego_future_m", self.ego_future_m, (batch, None, 3), floating=True)
-        _check(self, "command", self.command, (batch,), floating=False)
-        _check(self, "can_bus", self.can_bus, (batch, 4), floating=True)
-        _check(self, "is_labelled", self.is_labelled, (batch,), floating=False)
+            check_shape(self, "depth_m", self.depth_m, (batch, None, None, None), floating=True)
+        check_shape(self, "ego_past_m", self.ego_past_m, (batch, None, 3), floating=True)
+        check_shape(self, "ego_future_m", self.ego_future_m, (batch, None, 3), floating=True)
+        check_shape(self, "command", self.command, (batch,), floating=False)
+        check_shape(self, "can_bus", self.can_bus, (batch, 4), floating=True)
+        check_shape(self, "is_labelled", self.is_labelled, (batch,), floating=False)
 
 
 @dataclass(frozen=True)

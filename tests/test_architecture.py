@@ -14,12 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fusionperc"
 TOOLS = ROOT / "tools"
 
-CORE = {"types", "geometry", "config", "files"}
+CORE = {"types", "geometry", "config", "files", "measurements"}
 #: Part of the package -> the other parts it may import. The arrows run one way.
 ARROWS: dict[str, set[str]] = {
     "geometry": set(),
     "types": {"geometry"},
     "config": {"geometry", "types"},
+    "measurements": {"types"},
     "files": set(),
     "environment": set(),
     "console": set(),

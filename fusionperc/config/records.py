@@ -50,6 +50,10 @@ class DataConfig(_Record):
     train_split: str = Field("mini_train", description="drives to train on")
     split: str = Field("mini_val", description="held-out drives: validation during training, and evaluation")
     scenes: tuple[str, ...] | None = Field(None, description="keep only these drives, e.g. [scene-0061]")
+    label_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the train split's drives, whole ones, that training sees the labels of"
+    )
+    label_seed: int = Field(0, ge=0, description="which drives those are; a larger share holds those of a smaller")
     missing: Literal["skip", "absent_sensor", "error"] = Field(
         "error", description="what to do with a sample whose sensor files are not on disk"
     )
@@ -242,6 +246,55 @@ class PlanningObjectiveConfig(_Record):
     comfort: float = Field(0.1, ge=0)
 
 
+class DriveFolder(_Record):
+    """Unlabelled drives: a split of a nuScenes folder, with or without annotation tables."""
+
+    root: Path
+    version: str = "v1.0-trainval"
+    split: str = "all"
+
+
+class PretrainingConfig(_Record):
+    """Pretraining on unlabelled drives: weights of its objectives (0 switches one off), what is hidden, what from."""
+
+    drives: tuple[DriveFolder, ...] = Field(
+        (), description="folders of unlabelled drives; without any data.root, data.version and data.train_split"
+    )
+    likelihood: float = Field(1.0, ge=0, description="of what was measured at the key frame, where it is hidden")
+    prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
+    contrast: float = Field(0.2, ge=0, description="between the sensors' maps, cell by cell (InfoNCE)")
+    matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
+    depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
+    radar: float = Field(0.5, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
+    visible: float = Field(0.1, ge=0, le=1, description="weight of rays that end where nothing was hidden")
+    mask_lidar: float = Field(0.6, ge=0, lt=1, description="share of the ground whose LiDAR pillars are hidden")
+    mask_radar: float = Field(0.6, ge=0, lt=1, description="the same of radar")
+    mask_camera: float = Field(0.3, ge=0, lt=1, description="share of the patches of every picture that are hidden")
+    mask_block_m: float = Field(6.4, gt=0, description="side of the squares of ground that are hidden together")
+    mask_patch_px: int = Field(32, ge=8, description="side of a patch of a picture")
+    mask_sensor: float = Field(0.3, ge=0, le=1, description="share of batches in which whole sensors are hidden")
+    mismatched: float = Field(0.25, ge=0, lt=1, description="share of samples made up of what does not belong together")
+    rays: int = Field(512, ge=1, description="LiDAR rays of each sweep that are predicted")
+    ray_bin_m: float = Field(1.0, gt=0, description="a ray ends in one of these, or beyond them")
+    ray_bins: int = Field(72, ge=2)
+    layer_m: float = Field(0.5, gt=0, description="height of a voxel of the predicted volume")
+    horizon_s: tuple[float, float] = Field((0.5, 3.0), description="a later sweep is drawn from this time ahead")
+    contrast_cells: int = Field(256, ge=2, description="cells of each sample told apart")
+    contrast_channels: int = Field(32, ge=2)
+    temperature: float = Field(0.1, gt=0)
+
+    @field_validator("horizon_s")
+    @classmethod
+    def _ahead(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)}: give the earlier, then the later time, both above 0")
+        return value
+
+    @property
+    def wants_matching(self) -> bool:
+        return self.matching > 0 and self.mismatched > 0
+
+
 class TrainConfig(_Record):
     task: Literal["both", "detection", "planning"] = Field(
         "both", description="heads that learn; 'planning' leaves all but the planning head as it is (train.initial)"
@@ -286,6 +339,7 @@ class Config(_Record):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     planning_objective: PlanningObjectiveConfig = PlanningObjectiveConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
 

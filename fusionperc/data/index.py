@@ -9,6 +9,7 @@ a changed table is another digest.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -20,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fusionperc.files import file_digest
+from fusionperc.data.errors import DataError
+from fusionperc.files import MANIFEST, file_digest
+from fusionperc.geometry import rigid, rotation_from_quaternion
 from fusionperc.types import CAMERAS, LIDAR, RADARS
 
 log = logging.getLogger(__name__)
@@ -107,6 +112,26 @@ class Index:
     box_num_points: NDArray[np.int32]
 
 
+def check_folder(root: Path, version: str) -> None:
+    """Raises `DataError` where there is no such version, or its tables are not what a manifest beside them says."""
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder; set data.root to a nuScenes folder, or make one with tools/simulate.py"
+        )
+    if not (root / version / "scene.json").is_file():
+        versions = sorted(file.parent.name for file in root.glob("*/scene.json"))
+        found = f"versions found there: {', '.join(versions)}" if versions else "no version folder is in it"
+        raise DataError(f"{root}: has no version '{version}' ({found}); set data.version or data.root")
+    # Simulated sets have a manifest; that of the tables is quickly checked.
+    listed = json.loads((root / MANIFEST).read_bytes()) if (root / MANIFEST).is_file() else {}
+    for name, expected in listed.items():
+        if name.startswith(f"{version}/") and ((root / name).is_file() and file_digest(root / name)) != expected:
+            raise DataError(
+                f"{root / name} is not what {MANIFEST} says: copy both again, run tools/simulate.py again, or, if the "
+                f"table was changed on purpose, remove {MANIFEST}"
+            )
+
+
 def digest(root: Path, version: str) -> str:
     """Digest of all that decides the index: the version's tables, CAN bus poses and commands, by content."""
     files = [root / version / f"{table}.json" for table in TABLES]
@@ -158,3 +183,14 @@ def _save(index: Index, folder: Path) -> None:
         # Another process may have been faster: its index is the same.
         if not folder.is_dir():
             raise
+
+
+def pose_matrix(pose: NDArray[np.float64]) -> Tensor:
+    """(..., 4, 4) float64 of (..., 7) x, y, z, quaternion."""
+    values = as_tensor(pose, torch.float64)
+    return rigid(rotation_from_quaternion(values[..., 3:]), values[..., :3])
+
+
+def as_tensor(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
+    """A tensor of its own: index arrays are mapped read-only."""
+    return torch.from_numpy(np.array(array)).to(dtype)

@@ -27,7 +27,7 @@ from fusionperc.types import SENSORS, Batch, CameraInputs, Points, Sensor, Senso
 log = logging.getLogger(__name__)
 
 #: Keeps the streams of order and augmentation apart though both start from the same seed.
-_ORDER_STREAM, _AUGMENTATION_STREAM = 0, 1
+_ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
 
 
 class DriveDataset(Dataset[Batch]):
@@ -68,7 +68,7 @@ class DriveDataset(Dataset[Batch]):
     def __getitem__(self, item: int | tuple[int, int]) -> Batch:
         if isinstance(item, tuple):
             number, index = item
-            generator = np.random.default_rng([self.seed, _AUGMENTATION_STREAM, number])
+            generator = np.random.default_rng([self.seed, AUGMENTATION_STREAM, number])
             augmentation = draw(self.augmentation, generator)
         else:
             index, augmentation = item, Augmentation.none()
@@ -175,7 +175,8 @@ def make_loader(
         config: data, training and model records are used.
         split: e.g. `config.data.train_split`.
         training: True gives random, augmented draws, exactly `train.steps * train.accumulate` batches of
-            `data.batch_size` per process; False gives all samples once, in order, as they are.
+            `data.batch_size` per process, from `data.label_fraction` of the drives; False gives all samples once, in
+            order, as they are.
         drives: an opened split; None opens it, with the cache at `data.cache` or `<run.dir>/cache`.
         start_draw: draws already taken by all processes together; only for training.
         limit: only so many samples, evenly spaced over the split; only when not training.
@@ -188,7 +189,7 @@ def make_loader(
     data, train = config.data, config.train
     if drives is None:
         cache = data.cache if data.cache is not None else config.run.dir / "cache"
-        drives = NuScenesDrives(data.root, data.version, split, config=data, cache=cache)
+        drives = NuScenesDrives(data.root, data.version, split, config=data, cache=cache, is_labelled_share=training)
     dataset = DriveDataset(
         drives,
         data.image_size,
@@ -220,33 +221,26 @@ def make_loader(
         sampler=sampler,
         num_workers=data.workers,
         collate_fn=collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
         persistent_workers=data.workers > 0,
         pin_memory=train.device != "cpu" and torch.cuda.is_available(),
     )
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
     """Loader processes share the cores; threads of their own would only be in each other's way."""
     torch.set_num_threads(1)
 
 
 def collate(items: Sequence[Batch]) -> Batch:
     """One batch of several. A sensor that some samples lack is empty (points) or black (pictures) for those."""
-    inputs = [item.inputs for item in items]
     targets = [item.targets for item in items]
-    present = torch.cat([item.present for item in inputs])
     return Batch(
-        inputs=SensorInputs(
-            cameras=_collate_cameras([item.cameras for item in inputs]),
-            radar=_collate_points([item.radar for item in inputs]),
-            lidar=_collate_points([item.lidar for item in inputs]),
-            present=present,
-        ),
+        inputs=collate_inputs([item.inputs for item in items]),
         targets=Targets(
             boxes=[boxes for item in targets for boxes in item.boxes],
             num_points=[counts for item in targets for counts in item.num_points],
-            depth_m=_stacked([item.depth_m for item in targets]),
+            depth_m=stacked([item.depth_m for item in targets]),
             ego_past_m=torch.cat([item.ego_past_m for item in targets]),
             ego_future_m=torch.cat([item.ego_future_m for item in targets]),
             command=torch.cat([item.command for item in targets]),
@@ -256,6 +250,16 @@ def collate(items: Sequence[Batch]) -> Batch:
         ),
         sample_tokens=[token for item in items for token in item.sample_tokens],
         ego=collate_ego([item.ego for item in items]),
+    )
+
+
+def collate_inputs(inputs: Sequence[SensorInputs]) -> SensorInputs:
+    """What the model sees of several samples."""
+    return SensorInputs(
+        cameras=_collate_cameras([item.cameras for item in inputs]),
+        radar=_collate_points([item.radar for item in inputs]),
+        lidar=_collate_points([item.lidar for item in inputs]),
+        present=torch.cat([item.present for item in inputs]),
     )
 
 
@@ -287,7 +291,8 @@ def _collate_cameras(items: list[CameraInputs | None]) -> CameraInputs | None:
     )
 
 
-def _stacked(items: list[Tensor | None]) -> Tensor | None:
+def stacked(items: Sequence[Tensor | None]) -> Tensor | None:
+    """Tensors of single samples as one, zeros where there is none."""
     first = next((item for item in items if item is not None), None)
     if first is None:
         return None

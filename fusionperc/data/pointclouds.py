@@ -20,6 +20,13 @@ LIDAR_COLUMNS = 5
 #: Stored LiDAR intensities are 0 to 255.
 LIDAR_INTENSITY_MAX = 255.0
 
+#: nuScenes' LiDAR fires all its rings at once, column after column.
+LIDAR_RINGS = 32
+#: A firing without return is stored nearer to the sensor than this.
+_NO_RETURN_M = 1.0
+#: How far from the sensor a firing that looks down more steeply than this leaves the vehicle's own roof behind.
+_ROOF_M, _ROOF_SINE = 1.5, -0.12
+
 #: LiDAR returns inside this box around the own vehicle, x, y, z in its ego frame (origin on the ground below the rear
 #: axle), are its own body, and the sensor's 'no return' at its origin.
 EGO_VEHICLE_M = ((-0.9, 3.5), (-1.1, 1.1), (-0.2, 2.2))
@@ -93,6 +100,56 @@ def is_own_vehicle(xyz_m: NDArray[np.float32], ego_T_sensor: NDArray[np.float32]
     for axis, (low, high) in enumerate(EGO_VEHICLE_M):
         inside &= (in_ego[:, axis] >= low) & (in_ego[:, axis] <= high)
     return inside
+
+
+def lidar_rays(
+    points: NDArray[np.float32], ego_T_sensor: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each firing of a sweep looked and how far it got, in the LiDAR's frame.
+
+    A firing that met nothing is stored near the sensor's origin, without its direction: that is the mean azimuth of its
+    column of firings and the mean elevation of its ring. Firings that met the own vehicle are left out, and those that
+    met nothing where the file does not hold whole columns.
+
+    Args:
+        points: as `read_lidar`.
+        ego_T_sensor: (4, 4) calibration.
+
+    Returns:
+        (R, 3) unit vectors, (R,) ranges in metres, infinite where nothing came back.
+    """
+    xyz = points[:, :3]
+    distance = np.linalg.norm(xyz, axis=1)
+    returned = distance > _NO_RETURN_M
+    direction = xyz / np.maximum(distance, 1e-6)[:, None]
+    rings = points[:LIDAR_RINGS, 4]
+    is_whole = len(points) % LIDAR_RINGS == 0 and len(np.unique(rings)) == LIDAR_RINGS
+    if is_whole and bool((points[:, 4].reshape(-1, LIDAR_RINGS) == rings).all()):
+        direction, is_known = _completed(direction, returned)
+    else:
+        is_known = returned
+    # The roof right below the sensor is too near to be measured: what looks down at it is no free space.
+    is_own = is_own_vehicle(np.where(returned[:, None], xyz, _ROOF_M * direction), ego_T_sensor)
+    kept = is_known & ~(is_own & (returned | (direction[:, 2] < _ROOF_SINE)))
+    return direction[kept], np.where(returned, distance, np.float32(np.inf))[kept]
+
+
+def _completed(
+    direction: NDArray[np.float32], returned: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Directions of all firings of whole columns, and which are known."""
+    table = np.where(returned[:, None], direction, 0).reshape(-1, LIDAR_RINGS, 3)
+    column = table[..., :2].sum(1)
+    length = np.linalg.norm(column, axis=1)
+    azimuth = column / np.maximum(length, 1e-6)[:, None]
+    hits = returned.reshape(-1, LIDAR_RINGS)
+    sine = table[..., 2].sum(0) / np.maximum(hits.sum(0), 1)
+    cosine = np.sqrt(np.maximum(0, 1 - sine**2))
+    guess = np.empty_like(table)
+    guess[..., :2] = azimuth[:, None] * cosine[None, :, None]
+    guess[..., 2] = sine
+    is_known = hits | ((length > 0.5)[:, None] & (hits.sum(0) > 0))
+    return np.where(hits[..., None], table, guess).reshape(-1, 3), is_known.reshape(-1)
 
 
 def _split_header(path: Path, content: bytes) -> tuple[dict[str, list[str]], bytes]:

@@ -1,0 +1,159 @@
+"""The sensor files of key frames and sweeps, moved into a key frame's ego frame.
+
+Which file belongs where is in the `Index`; a row is one reading of one sensor. Past sweeps are moved by ego motion.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fusionperc.config import DataConfig
+from fusionperc.data.errors import DataError
+from fusionperc.data.index import CAMERA_COLUMNS, LIDAR_COLUMN, RADAR_COLUMNS, Index, pose_matrix
+from fusionperc.data.pictures import PictureCrop, read_picture
+from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, is_own_vehicle, read_lidar, read_radar
+from fusionperc.geometry import inverse
+from fusionperc.types import CAMERAS, Points
+
+log = logging.getLogger(__name__)
+
+#: Size of the black pictures of a sample without cameras that is read without crops.
+_PICTURE_SIZE = (900, 1600)
+
+
+class SensorFiles:
+    """Reads rows of an index.
+
+    Args:
+        root: the nuScenes folder.
+        index: of its tables.
+        config: sweeps, filters, and what to do about missing files.
+    """
+
+    def __init__(self, root: Path, index: Index, config: DataConfig) -> None:
+        self.root, self.index, self.config = root, index, config
+
+    def ego_T_global(self, sample: int) -> Tensor:
+        """(4, 4) float64 into the ego frame of a sample's key frame."""
+        return inverse(pose_matrix(np.asarray(self.index.row_pose[self.index.sample_reference[sample]])))
+
+    def age_s(self, sample: int, row: int) -> float:
+        """How much earlier than the key frame a row was measured."""
+        reference = self.index.sample_reference[sample]
+        return float(self.index.row_time_us[reference] - self.index.row_time_us[row]) * 1e-6
+
+    def _sweeps(self, sample: int, column: int, num_sweeps: int, stride: int = 1) -> list[int]:
+        """Rows of the key frame and the sweeps before it, every `stride`-th, newest first."""
+        row = int(self.index.sample_row[sample, column])
+        oldest = row - (num_sweeps - 1) * stride
+        return list(range(row, max(int(self.index.row_first[row]), oldest) - 1, -stride))
+
+    def is_absent(self, file: Path, key_frame: bool) -> bool:
+        """Whether a sweep is to be left out because it has no file. Raises `DataError` if it may not be."""
+        if file.is_file():
+            return False
+        if self.config.missing == "error" or key_frame:
+            raise DataError(
+                f"{file}: not there: fetch it, set data.lidar_sweeps=1 and data.radar_sweeps=1 to read key frames "
+                "only, or set data.missing to skip or absent_sensor"
+            )
+        log.debug("%s: this sweep is missing and left out", file)
+        return True
+
+    def ego_T_sensor(self, sample: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Of each row: (K, 4, 4) from the sensor at its time to the key frame's ego frame, and to its own ego frame."""
+        own_T_sensor = pose_matrix(self.index.calibration_pose[self.index.row_calibration[list(rows)]])
+        global_T_sensor = pose_matrix(self.index.row_pose[list(rows)]) @ own_T_sensor
+        return self.ego_T_global(sample) @ global_T_sensor, own_T_sensor
+
+    def lidar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, int]:
+        """Sweeps, newest first, and how many points the key frame's own has.
+
+        Args:
+            sample: its place in the index.
+            exists: (channels,) whether the key frame's file of each channel is there; also below.
+        """
+        if not exists[LIDAR_COLUMN]:
+            return None, 0
+        rows = self._sweeps(sample, LIDAR_COLUMN, self.config.lidar_sweeps, self.config.lidar_sweep_stride)
+        ego_T_sensor, own_T_sensor = (m.float().numpy() for m in self.ego_T_sensor(sample, rows))
+        xyz: list[NDArray[np.float32]] = []
+        features: list[NDArray[np.float32]] = []
+        for place, row in enumerate(rows):
+            file = self.root / self.index.row_file[row].decode()
+            if self.is_absent(file, place == 0):
+                continue
+            points = read_lidar(file)
+            if not self.config.keep_ego_returns:
+                points = points[~is_own_vehicle(points[:, :3], own_T_sensor[place])]
+            xyz.append(points[:, :3] @ ego_T_sensor[place, :3, :3].T + ego_T_sensor[place, :3, 3])
+            columns = np.empty((len(points), 2), dtype=np.float32)
+            np.clip(points[:, 3] / np.float32(LIDAR_INTENSITY_MAX), 0, 1, out=columns[:, 0])
+            columns[:, 1] = self.age_s(sample, row)
+            features.append(columns)
+        return _points(np.concatenate(xyz), np.concatenate(features)), len(xyz[0])
+
+    def radar(self, sample: int, exists: NDArray[np.bool_]) -> Points | None:
+        """All radars that are there; a radar's velocity over ground turns with its frame, its vertical part is none."""
+        columns = [column for column in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if exists[column]]
+        if not columns:
+            return None
+        runs = [self._sweeps(sample, column, self.config.radar_sweeps) for column in columns]
+        rows = [row for run in runs for row in run]
+        key_frames = {run[0] for run in runs}
+        ego_T_sensor = self.ego_T_sensor(sample, rows)[0].float().numpy()
+        xyz: list[NDArray[np.float32]] = []
+        features: list[NDArray[np.float32]] = []
+        for row, transform in zip(rows, ego_T_sensor, strict=True):
+            file = self.root / self.index.row_file[row].decode()
+            if self.is_absent(file, row in key_frames):
+                continue
+            points = read_radar(file, self.config.radar_filter)
+            rotation = transform[:3, :3]
+            xyz.append(np.stack([points["x"], points["y"], points["z"]], 1) @ rotation.T + transform[:3, 3])
+            velocity = np.stack([points["vx_comp"], points["vy_comp"]], 1) @ rotation[:2, :2].T
+            age = np.full(len(points), self.age_s(sample, row))
+            features.append(np.column_stack([points["rcs"], velocity, age]).astype(np.float32))
+        return _points(np.concatenate(xyz), np.concatenate(features))
+
+    def cameras(
+        self, sample: int, exists: NDArray[np.bool_], crops: Sequence[PictureCrop] | None, *, has_pictures: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """images, camera_present, intrinsics, camera_T_ego."""
+        if crops is not None and len(crops) != len(CAMERAS):
+            raise ValueError(f"read: {len(crops)} crops for {len(CAMERAS)} cameras, give one per camera")
+        rows = self.index.sample_row[sample, CAMERA_COLUMNS]
+        present = torch.from_numpy(exists[CAMERA_COLUMNS] & has_pictures)
+        camera_T_ego = torch.eye(4, dtype=torch.float64).repeat(len(CAMERAS), 1, 1)
+        intrinsics = torch.eye(3, dtype=torch.float64).repeat(len(CAMERAS), 1, 1)
+        pictures: dict[int, NDArray[np.uint8]] = {}
+        for camera in torch.nonzero(present).flatten().tolist():
+            row = int(rows[camera])
+            picture, map_px = read_picture(
+                self.root / self.index.row_file[row].decode(), None if crops is None else crops[camera]
+            )
+            pictures[camera] = picture
+            calibration = self.index.calibration_intrinsics[self.index.row_calibration[row]]
+            intrinsics[camera] = torch.from_numpy(map_px @ calibration)
+            camera_T_ego[camera] = inverse(self.ego_T_sensor(sample, [row])[0][0])
+        sizes = {picture.shape[1:] for picture in pictures.values()}
+        if len(sizes) > 1:
+            token = self.index.sample_token[sample].decode()
+            raise ValueError(f"sample {token}: pictures of sizes {sorted(sizes)}: give `crops`")
+        size = crops[0].size if crops is not None else next(iter(sizes), _PICTURE_SIZE)
+        images = np.zeros((len(CAMERAS), 3, *size), dtype=np.uint8)
+        for camera, picture in pictures.items():
+            images[camera] = picture
+        return torch.from_numpy(images), present, intrinsics.float(), camera_T_ego.float()
+
+
+def _points(xyz: NDArray[np.float32], features: NDArray[np.float32]) -> Points:
+    sample_index = torch.zeros(len(xyz), dtype=torch.int64)
+    return Points(torch.from_numpy(xyz), torch.from_numpy(features), sample_index, batch_size=1)

@@ -1,0 +1,166 @@
+"""Unlabelled drives as batches: what the sensors see, and what they measure now and later.
+
+Drives may come from several folders at once, with or without annotation tables; no annotation gets into a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from fusionperc.config import AugmentationConfig, Config, DriveFolder
+from fusionperc.data.augment import Augmentation, apply, draw
+from fusionperc.data.loading import AUGMENTATION_STREAM, DrawSampler, collate_inputs, one_thread, stacked
+from fusionperc.data.nuscenes import NuScenesDrives
+from fusionperc.geometry import transform_points
+from fusionperc.measurements import LidarRays, Measurements, RadarReturns, UnlabelledBatch
+from fusionperc.types import Sensor
+
+log = logging.getLogger(__name__)
+
+#: Moments at which held-out drives are measured.
+HELD_HORIZONS_S = (0.0, 1.0, 2.0, 3.0)
+
+
+class UnlabelledDataset(Dataset[UnlabelledBatch]):
+    """Key frames with what was measured then and later, as batches of one.
+
+    An item is asked for by its index: as it is, at `HELD_HORIZONS_S`, with evenly spaced rays; or by (draw, index):
+    augmented, at the key frame and at one random later moment of that draw.
+
+    Args:
+        drives: where samples are read.
+        config: of the run.
+    """
+
+    def __init__(self, drives: NuScenesDrives, config: Config) -> None:
+        self.drives, self.config = drives, config
+        sensors = config.model.sensor_names
+        # What LiDAR and radar measure is predicted even by a model of cameras alone, but it is not shown to it.
+        self._read_sensors: tuple[Sensor, ...] = tuple(dict.fromkeys([*sensors, "lidar"]))
+
+    def __len__(self) -> int:
+        return len(self.drives)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> UnlabelledBatch:
+        data, pretraining = self.config.data, self.config.pretraining
+        if isinstance(item, tuple):
+            number, index = item
+            generator = np.random.default_rng([self.config.train.seed, AUGMENTATION_STREAM, number])
+            augmentation = draw(data.augmentation, generator)
+            horizons_s: Sequence[float] = (0.0, float(generator.uniform(*pretraining.horizon_s)))
+            measured = self.drives.measured(index, horizons_s, pretraining.rays, generator)
+        else:
+            index, augmentation = item, draw(AugmentationConfig.none(), np.random.default_rng(0))
+            measured = self.drives.measured(index, HELD_HORIZONS_S, pretraining.rays)
+        sample = self.drives.read(index, augmentation.crops(data.image_size), self._read_sensors)
+        batch = apply(sample, augmentation)
+        return UnlabelledBatch(
+            inputs=batch.inputs.only(self.config.model.sensor_names),
+            depth_m=batch.targets.depth_m,
+            measured=moved_measurements(measured, augmentation),
+            sample_tokens=batch.sample_tokens,
+        )
+
+
+def moved_measurements(measured: Measurements, augmentation: Augmentation) -> Measurements:
+    """The measurements in the augmented frame: directions turn and mirror, lengths scale."""
+    matrix, scale = augmentation.augmented_T_ego.float(), augmentation.scale
+    turn: Tensor = matrix[:3, :3] / scale
+    lidar, radar = measured.lidar, measured.radar
+    return Measurements(
+        horizon_s=measured.horizon_s,
+        lidar=LidarRays(
+            transform_points(matrix, lidar.origin_m), lidar.direction @ turn.T, lidar.range_m * scale
+        ),
+        radar=RadarReturns(
+            transform_points(matrix, radar.xyz_m),
+            radar.line_of_sight @ turn[:2, :2].T,
+            radar.radial_mps * scale,
+            radar.moment_index,
+            radar.is_measured,
+        ),
+    )  # fmt: skip
+
+
+def unlabelled_folders(config: Config) -> tuple[DriveFolder, ...]:
+    """The folders to pretrain on."""
+    data = config.data
+    if config.pretraining.drives:
+        return config.pretraining.drives
+    return (DriveFolder(root=data.root, version=data.version, split=data.train_split),)
+
+
+def make_unlabelled_loader(
+    config: Config, *, training: bool, start_draw: int = 0, rank: int = 0, world_size: int = 1
+) -> DataLoader[UnlabelledBatch]:
+    """Loads unlabelled batches.
+
+    Args:
+        config: of the run.
+        training: True gives random, augmented draws from all `pretraining.drives`, False `train.validate_samples`
+            samples of `data.split`, evenly spaced and as they are.
+        start_draw: draws already taken by all processes together; only for training.
+        rank, world_size: this process among those that train together; only for training.
+
+    Raises:
+        DataError: as `NuScenesDrives`.
+    """
+    data, train = config.data, config.train
+    cache = data.cache if data.cache is not None else config.run.dir / "cache"
+    held = DriveFolder(root=data.root, version=data.version, split=data.split)
+    parts = []
+    for folder in unlabelled_folders(config) if training else (held,):
+        drives = NuScenesDrives(folder.root, folder.version, folder.split, config=data, cache=cache)
+        log.info("unlabelled: %d key frames of %s, split %s", len(drives), folder.root, folder.split)
+        parts.append(UnlabelledDataset(drives, config))
+    dataset: Dataset[UnlabelledBatch] = ConcatDataset(parts)
+    size = sum(len(part) for part in parts)
+    sampler = None
+    if training:
+        draws = train.steps * train.accumulate * data.batch_size * world_size
+        sampler = DrawSampler(draws, size, seed=train.seed, start=start_draw, rank=rank, world_size=world_size)
+        dataset = _Drawn(parts)
+    elif train.validate_samples < size:
+        dataset = Subset(dataset, np.linspace(0, size - 1, train.validate_samples).round().astype(int).tolist())
+    return DataLoader(
+        dataset,
+        batch_size=data.batch_size,
+        sampler=sampler,
+        num_workers=data.workers,
+        collate_fn=collate_unlabelled,
+        worker_init_fn=one_thread,
+        persistent_workers=data.workers > 0,
+        pin_memory=train.device != "cpu" and torch.cuda.is_available(),
+    )
+
+
+class _Drawn(Dataset[UnlabelledBatch]):
+    """Several data sets in a row, asked for by (draw, index)."""
+
+    def __init__(self, parts: Sequence[UnlabelledDataset]) -> None:
+        self.parts = parts
+        self._stops = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def __getitem__(self, item: tuple[int, int]) -> UnlabelledBatch:
+        number, index = item
+        part = int(np.searchsorted(self._stops, index, side="right"))
+        return self.parts[part][number, index - int(self._stops[part]) + len(self.parts[part])]
+
+
+def collate_unlabelled(items: Sequence[UnlabelledBatch]) -> UnlabelledBatch:
+    """One batch of several."""
+    return UnlabelledBatch(
+        inputs=collate_inputs([item.inputs for item in items]),
+        depth_m=stacked([item.depth_m for item in items]),
+        measured=Measurements.collate([item.measured for item in items]),
+        sample_tokens=[token for item in items for token in item.sample_tokens],
+    )
