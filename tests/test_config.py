@@ -185,7 +185,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
 
 def test_the_kept_copy_is_plain_yaml_of_everything() -> None:
     values = yaml.safe_load(Config().to_yaml())
-    assert list(values) == ["data", "model", "objective", "planning_objective", "train", "run"]
+    assert list(values) == ["data", "model", "objective", "planning_objective", "pretraining", "train", "run"]
     assert values["data"]["image_size"] == [128, 352]
     assert build_config(values) == Config()
 

@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.predictions is not None:
         score_predictions(arguments.predictions, load_config(None, arguments.overrides).data, arguments.output)
         return
-    from fusionperc.training.finetune import load_model
+    from fusionperc.training.checkpoints import load_model
 
     device = inference.choose_device(arguments.device)
     model, trained = load_model(arguments.checkpoint, device)

@@ -21,7 +21,7 @@ def main() -> None:
     config = load_config(arguments.config, arguments.overrides)
 
     from fusionperc.evaluation.inference import choose_device, report_model
-    from fusionperc.training.finetune import load_model
+    from fusionperc.training.checkpoints import load_model
     from fusionperc.training.run import finetune
 
     checkpoint = finetune(config)

@@ -40,7 +40,7 @@ def main() -> None:
 
     detections, label = None, "ground truth"
     if arguments.checkpoint is not None:
-        from fusionperc.training.finetune import load_model
+        from fusionperc.training.checkpoints import load_model
 
         device = inference.choose_device(arguments.device)
         model, config = load_model(arguments.checkpoint, device)

@@ -300,6 +300,10 @@ class TrainConfig(_Record):
         "both", description="heads that learn; 'planning' leaves all but the planning head as it is (train.initial)"
     )
     initial: Path | None = Field(None, description="checkpoint whose weights the run starts from; a head may be new")
+    init_from: Path | None = Field(
+        None, description="pretraining run (folder or checkpoint) whose encoders and fusion the run starts from"
+    )
+    probe: bool = Field(False, description="the encoders and fusion of train.init_from stay as they are: heads only")
     planning_draws: int = Field(
         2000, ge=1, description="with task 'planning': draws over which the detector is run, once"
     )
@@ -313,7 +317,11 @@ class TrainConfig(_Record):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
-    backbone_rate: float = Field(0.5, gt=0, description="the picture backbone's learning rate relative to the rest")
+    backbone_rate: float = Field(
+        0.5, gt=0, description="the picture backbone's rate relative to the encoders'"
+    )
+    encoder_rate: float = Field(1.0, gt=0, description="the encoders' learning rate relative to the heads'")
+    fusion_rate: float = Field(1.0, gt=0, description="the fusion's learning rate relative to the heads'")
     precision: Literal["fp32", "bf16"] = "fp32"
     sensor_dropout: float = Field(0.3, ge=0, le=1, description="share of batches trained on a random sensor subset")
     seed: int = 0
@@ -345,6 +353,13 @@ class Config(_Record):
 
     @model_validator(mode="after")
     def _task_has_its_parts(self) -> Self:
+        if self.train.initial is not None and self.train.init_from is not None:
+            raise ValueError(
+                f"train.initial = {self.train.initial} and train.init_from = {self.train.init_from}: give one, a whole "
+                "network or a pretrained encoder"
+            )
+        if self.train.probe and self.train.init_from is None and self.train.initial is None:
+            raise ValueError("train.probe: what stays as it is must come from train.init_from: give a pretraining run")
         if self.train.task == "planning" and (self.model.planning is None or self.train.initial is None):
             raise ValueError(
                 "train.task = planning: give model.planning and, in train.initial, the checkpoint that detects"

@@ -8,7 +8,7 @@ radar sweeps -> voxelize -> pillar encoder -----------------> radar BEV ---+    
 
 # No `from __future__ import annotations` here: PyTorchModelHubMixin finds the decoder of `config` by the class in the
 # annotation of `__init__`, which must not be a string.
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,13 +16,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from fusionperc.config import ModelConfig
-from fusionperc.models.camera import CameraEncoder
 from fusionperc.models.detection import PRIOR_LOGIT, DetectionHead, DetectionOutput, decode
-from fusionperc.models.fusion import FusionTransformer
-from fusionperc.models.lidar import LidarEncoder
+from fusionperc.models.encoder import BevEncoder
 from fusionperc.models.planning import PlanningHead, PlanningOutput
-from fusionperc.models.radar import RadarEncoder
-from fusionperc.types import CLASSES, SENSORS, CameraInputs, Detections, EgoInputs, Points, Sensor, SensorInputs
+from fusionperc.types import CLASSES, Detections, EgoInputs, Sensor, SensorInputs
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def _decode_config(data: dict[str, Any]) -> ModelConfig:
     return ModelConfig.model_validate({**data, "camera": {**data["camera"], "weights": "none"}})
 
 
-class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_config, _decode_config)}):
+class FusionPerc(BevEncoder, PyTorchModelHubMixin, coders={ModelConfig: (_encode_config, _decode_config)}):
     """Detects objects, and plans where to go, from any subset of camera, radar and LiDAR.
 
     `save_pretrained` writes safetensors and config.json, `from_pretrained` reads them.
@@ -62,14 +59,10 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        sensors, channels = config.sensor_names, config.fusion.channels
-        self.camera = CameraEncoder(config) if "camera" in sensors else None
-        self.radar = RadarEncoder(config) if "radar" in sensors else None
-        self.lidar = LidarEncoder(config) if "lidar" in sensors else None
-        self.sensor_heatmaps = nn.ModuleDict({sensor: nn.Conv2d(channels, len(CLASSES), 1) for sensor in sensors})
-        self.fusion = FusionTransformer(config.fusion)
+        super().__init__(config)
+        channels = config.fusion.channels
+        heatmaps: dict[str, nn.Module] = {s: nn.Conv2d(channels, len(CLASSES), 1) for s in config.sensor_names}
+        self.sensor_heatmaps = nn.ModuleDict(heatmaps)
         self.detection = DetectionHead(config.detection, config.grid.grid(), channels)
         self.planning = (
             None
@@ -88,31 +81,17 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
         Raises:
             ValueError: no sample has any sensor that this model takes.
         """
-        present = {sensor: inputs.present[:, column] for column, sensor in enumerate(SENSORS)}
-        bevs: dict[Sensor, Tensor] = {}
-        depth_logits: Tensor | None = None
-
-        if self.camera is not None and (cameras := _present_cameras(inputs.cameras, present)) is not None:
-            camera_features = self.camera(cameras)
-            bevs["camera"], depth_logits = camera_features.bev, camera_features.depth_logits
-        if self.radar is not None and inputs.radar is not None and bool(present["radar"].any()):
-            bevs["radar"] = _encode_present(self.radar, inputs.radar, present["radar"])
-        if self.lidar is not None and inputs.lidar is not None and bool(present["lidar"].any()):
-            bevs["lidar"] = _encode_present(self.lidar, inputs.lidar, present["lidar"])
-        if not bevs:
-            raise ValueError(f"no sensor: the model takes {self.config.sensors}, the inputs hold none of these")
-
-        fused = self.fusion(bevs, present)
-        detection = self.detection(fused)
+        bev = self.encode(inputs)
+        detection = self.detection(bev.fused)
         planning = None
         if self.planning is not None and ego is not None:
-            lidar = inputs.lidar if "lidar" in bevs else None
+            lidar = inputs.lidar if "lidar" in bev.sensors else None
             sweeps = None if lidar is None else self.planning.near.counts(lidar)
-            planning = self.planning(fused, detection, ego, sweeps)
+            planning = self.planning(bev.fused, detection, ego, sweeps)
         return FusionPercOutput(
             detection=detection,
-            depth_logits=depth_logits,
-            sensor_heatmap_logits={s: self.sensor_heatmaps[s](bev).float() for s, bev in bevs.items()},
+            depth_logits=bev.depth_logits,
+            sensor_heatmap_logits={s: self.sensor_heatmaps[s](own).float() for s, own in bev.sensors.items()},
             planning=planning,
         )
 
@@ -125,28 +104,3 @@ class FusionPerc(nn.Module, PyTorchModelHubMixin, coders={ModelConfig: (_encode_
     def detect(self, inputs: SensorInputs) -> list[Detections]:
         """The detections of each sample above the configured score, best first; call `eval()` before."""
         return decode(self(inputs).detection, self.config.detection.score_threshold)
-
-
-def _present_cameras(cameras: CameraInputs | None, present: dict[Sensor, Tensor]) -> CameraInputs | None:
-    """The pictures, those of samples without cameras marked absent; None if none is left.
-
-    A sample whose camera sensor is present but all of whose pictures are missing has no camera either.
-    """
-    if cameras is None:
-        return None
-    pictures = cameras.present & present["camera"][:, None]
-    present["camera"] = pictures.any(1)
-    return replace(cameras, present=pictures) if bool(pictures.any()) else None
-
-
-def _encode_present(encoder: nn.Module, points: Points, present: Tensor) -> Tensor:
-    """Encodes the samples that have the sensor, so that the others do not touch batch statistics; theirs are zero."""
-    if bool(present.all()):
-        return encoder(points)  # type: ignore[no-any-return]
-    new_index = present.long().cumsum(0) - 1
-    kept = present[points.sample_index]
-    bev = encoder(
-        Points(points.xyz_m[kept], points.features[kept], new_index[points.sample_index[kept]], int(present.sum()))
-    )
-    everywhere: Tensor = bev.new_zeros(len(present), *bev.shape[1:])
-    return everywhere.index_copy(0, present.nonzero().squeeze(1), bev)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from fusionperc.config import ModelConfig, ObjectiveConfig
+from fusionperc.config import CameraEncoderConfig, ModelConfig, ObjectiveConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput, QueryPredictions, allowed_attributes
@@ -69,7 +69,7 @@ class DetectionObjective:
         losses |= self._dense_losses(detection, truth, count)
         losses |= self._set_losses(detection.layers, truth, labelled, count)
         if output.depth_logits is not None and targets.depth_m is not None:
-            losses["depth"] = self._depth_loss(output.depth_logits, targets.depth_m)
+            losses["depth"] = depth_loss(output.depth_logits, targets.depth_m, self.camera)
         losses["total"] = self._total(losses)
         return losses
 
@@ -130,15 +130,6 @@ class DetectionObjective:
         losses = box_losses(predicted, _concatenate(matched), count)
         return losses | {"class": (focal * labelled[:, None, None]).sum() / count}
 
-    def _depth_loss(self, logits: Float[Tensor, "b n bins h w"], depth_m: Float[Tensor, "b n h w"]) -> Tensor:
-        """Cross-entropy of the depth bin at the picture cells where LiDAR measured one."""
-        low, high, bins = self.camera.depth_min_m, self.camera.depth_max_m, self.camera.depth_bins
-        index = torch.floor((depth_m - low) / ((high - low) / bins)).long()
-        measured = (index >= 0) & (index < bins) & (depth_m > 0)
-        if not bool(measured.any()):
-            return logits.sum() * 0
-        return F.cross_entropy(logits.float().movedim(2, -1)[measured], index[measured])
-
 
 def box_losses(predicted: BoxParameters, truth: Boxes, count: int) -> dict[str, Tensor]:
     """L1 of centre (m), log-size and sin/cos of yaw; of known velocities; cross-entropy of known attributes.
@@ -174,6 +165,18 @@ def gaussian_focal_loss(
     at_peak = F.logsigmoid(logits) * (1 - probability) ** 2
     elsewhere = F.logsigmoid(-logits) * probability**2 * (1 - heatmap) ** 4
     return -(torch.where(positive, at_peak, elsewhere) * labelled[:, None, None, None]).sum() / count
+
+
+def depth_loss(
+    logits: Float[Tensor, "b n bins h w"], depth_m: Float[Tensor, "b n h w"], camera: CameraEncoderConfig
+) -> Tensor:
+    """Cross-entropy of the depth bin at the picture cells where LiDAR measured one."""
+    low, high, bins = camera.depth_min_m, camera.depth_max_m, camera.depth_bins
+    index = torch.floor((depth_m - low) / ((high - low) / bins)).long()
+    measured = (index >= 0) & (index < bins) & (depth_m > 0)
+    if not bool(measured.any()):
+        return logits.sum() * 0
+    return F.cross_entropy(logits.float().movedim(2, -1)[measured], index[measured])
 
 
 def draw_heatmaps(truth: list[Boxes], grid: BevGrid) -> Float[Tensor, "b k x y"]:

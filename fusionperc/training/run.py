@@ -26,7 +26,8 @@ from fusionperc.config import Config, ConfigError
 from fusionperc.data.loading import make_loader
 from fusionperc.environment import versions
 from fusionperc.files import whole_file
-from fusionperc.training.finetune import Finetuning, read_checkpoint
+from fusionperc.training.checkpoints import read_checkpoint
+from fusionperc.training.finetune import Finetuning
 from fusionperc.training.planning_stage import PlanningStage, planning_loader
 from fusionperc.types import Batch
 
@@ -39,12 +40,7 @@ def finetune(config: Config) -> Path:
     Raises:
         ConfigError: the run folder holds a run already and `run.resume` is off, or there is nothing to resume.
     """
-    last = config.run.dir / "checkpoints" / "last.ckpt"
-    start = _steps_done(config, last)
-    L.seed_everything(config.train.seed, workers=False, verbose=False)
-
-    trainer = make_trainer(config)
-    done = start * config.train.accumulate * config.data.batch_size * trainer.world_size
+    trainer, start, done = start_run(config)
     rank, world_size = trainer.global_rank, trainer.world_size
     if config.train.task == "planning":
         # First, so that a wrong split is told before the long part.
@@ -57,6 +53,35 @@ def finetune(config: Config) -> Path:
         )
         val_loader = _validation_loader(config)
         module = Finetuning(config)
+    return fit(config, trainer, module, train_loader, val_loader, start)
+
+
+def start_run(config: Config) -> tuple[L.Trainer, int, int]:
+    """The trainer of a new or resumed run, and its steps and draws (of all processes together) that are done.
+
+    Raises:
+        ConfigError: the run folder holds a run already and `run.resume` is off, or there is nothing to resume.
+    """
+    start = _steps_done(config, last_checkpoint(config))
+    L.seed_everything(config.train.seed, workers=False, verbose=False)
+    trainer = make_trainer(config)
+    return trainer, start, start * config.train.accumulate * config.data.batch_size * trainer.world_size
+
+
+def last_checkpoint(config: Config) -> Path:
+    return config.run.dir / "checkpoints" / "last.ckpt"
+
+
+def fit(
+    config: Config,
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    train_loader: DataLoader[Any],
+    val_loader: DataLoader[Any],
+    start: int,
+) -> Path:
+    """Writes what the run folder says of the run, trains from step `start` on, and returns the last checkpoint."""
+    last = last_checkpoint(config)
     with whole_file(config.run.dir / "config.yaml") as part:
         part.write_text(config.to_yaml())
     with whole_file(config.run.dir / "versions.json") as part:

@@ -69,7 +69,7 @@ def submission(drives: NuScenesDrives, tmp_path_factory: pytest.TempPathFactory)
 def checkpoint(tiny_drives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained, very small network, as training would have left it."""
     from fusionperc.models.fusionperc import FusionPerc
-    from fusionperc.training.finetune import CONFIG_KEY
+    from fusionperc.training.checkpoints import CONFIG_KEY
 
     folder = tmp_path_factory.mktemp("run")
     small = [

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fusionperc.config import Config, ConfigError, build_config
-from fusionperc.training.finetune import CheckpointError, Finetuning, load_model, read_checkpoint
+from fusionperc.training.checkpoints import CheckpointError, load_model, read_checkpoint
+from fusionperc.training.finetune import Finetuning
 from fusionperc.training.run import finetune
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from fusionperc.config import Config, ConfigError, build_config
-from fusionperc.training.finetune import CheckpointError, load_model, read_checkpoint
+from fusionperc.training.checkpoints import CheckpointError, load_model, read_checkpoint
 from fusionperc.training.run import finetune
 
 

@@ -1,0 +1,105 @@
+"""The network while it is pretrained: the encoder that detection and planning build on, and what it learns from.
+
+                    +-> reconstruction head -> rays and radar returns, now and later
+sensors -> encoder -+-> fused map ----------> do these sensors belong together?
+                    +-> each sensor's map --> embeddings of cells, alike for all sensors
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fusionperc.config import ModelConfig, PretrainingConfig
+from fusionperc.models.bev import ConvNormAct
+from fusionperc.models.encoder import BevEncoder, BevFeatures
+from fusionperc.models.reconstruction import Reconstruction, ReconstructionHead
+from fusionperc.types import Sensor, SensorInputs
+
+
+@dataclass(frozen=True)
+class PretrainingOutput:
+    """What the objectives look at.
+
+    Attributes:
+        features: of the encoder.
+        reconstruction: None if nothing is to be reconstructed.
+        embeddings: (B, D, X, Y) of length one for each sensor present in the batch; empty without contrast.
+        match_logits: (B,) whether a sample's sensors belong together; None without matching.
+    """
+
+    features: BevFeatures
+    reconstruction: Reconstruction | None
+    embeddings: dict[Sensor, Tensor]
+    match_logits: Tensor | None
+
+
+class FusionPercPretraining(BevEncoder):
+    """`BevEncoder` with the heads of those objectives whose weight is not zero.
+
+    Args:
+        config: the architecture.
+        pretraining: which objectives there are.
+    """
+
+    def __init__(self, config: ModelConfig, pretraining: PretrainingConfig) -> None:
+        super().__init__(config)
+        channels, grid = config.fusion.channels, config.grid.grid()
+        reconstructs = pretraining.likelihood > 0 or pretraining.prediction > 0
+        self.reconstruction = ReconstructionHead(pretraining, grid, channels) if reconstructs else None
+        each: dict[str, nn.Module] = {
+            s: Embedding(channels, pretraining.contrast_channels) for s in config.sensor_names
+        }
+        self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 else {})
+        self.matching = MatchingHead(channels) if pretraining.wants_matching else None
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, inputs: SensorInputs, horizon_s: Float[Tensor, "batch horizons"]) -> PretrainingOutput:
+        """Encodes whatever sensors are there and runs the heads.
+
+        Args:
+            inputs: what is left of the sensors.
+            horizon_s: moments to be reconstructed, after the key frame.
+
+        Raises:
+            ValueError: no sample has any sensor that this model takes.
+        """
+        features = self.encode(inputs)
+        return PretrainingOutput(
+            features=features,
+            reconstruction=None if self.reconstruction is None else self.reconstruction(features.fused, horizon_s),
+            embeddings={s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings},
+            match_logits=None if self.matching is None else self.matching(features.fused),
+        )
+
+
+class Embedding(nn.Module):
+    """Cells of one sensor's map as vectors of length one. Source: CLIP (Radford et al., ICML 2021); SimCLR's head."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, out_channels, 1))
+
+    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch out x y"]:
+        return F.normalize(self.project(bev).float(), dim=1)
+
+
+class MatchingHead(nn.Module):
+    """One number per sample: do its sensors belong together? Source: UNITER's image-text matching (ECCV 2020)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.look = nn.Sequential(
+            ConvNormAct(channels, channels, stride=2),
+            ConvNormAct(channels, channels, stride=2),
+        )
+        self.answer = nn.Linear(2 * channels, 1)
+
+    def forward(self, fused: Float[Tensor, "batch channels x y"]) -> Float[Tensor, " batch"]:
+        seen = self.look(fused)
+        pooled = torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], 1)
+        return self.answer(pooled).squeeze(1).float()  # type: ignore[no-any-return]

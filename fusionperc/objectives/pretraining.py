@@ -1,0 +1,192 @@
+"""The pretraining objective: the likelihood of what is measured, and whether the sensors agree.
+
+No label is read. Every term is a mean over what it concerns: rays, radar returns, cells, samples.
+
+Source: masked modelling as in MAE (He et al., CVPR 2022) and Occupancy-MAE (2206.09900), here with rays instead of
+points or voxels; prediction as in ViDAR (CVPR 2024); contrast as in CLIP (ICML 2021); matching as in UNITER (ECCV
+2020).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fusionperc.config import Config
+from fusionperc.geometry import BevGrid
+from fusionperc.measurements import LidarRays, Measurements, RadarReturns
+from fusionperc.models.pretraining import PretrainingOutput
+from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
+from fusionperc.objectives.detection import depth_loss
+
+#: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
+_LEAST_DOPPLER_MPS = 0.1
+
+
+class PretrainingObjective:
+    """Turns outputs and measurements into named losses.
+
+    Args:
+        config: weights, rays, grid.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.weights, self.camera = config.pretraining, config.model.camera
+        self.grid = config.model.grid.grid()
+
+    def __call__(
+        self,
+        output: PretrainingOutput,
+        measured: Measurements,
+        depth_m: Tensor | None,
+        hidden: Tensor,
+        belongs: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses by name, unweighted but for ``total``, the weighted sum to minimise.
+
+        Args:
+            output: of the network.
+            measured: what was measured at the moments that were to be reconstructed, the key frame's first.
+            depth_m: (B, N, h, w) as `types.Targets.depth_m`, or None.
+            hidden: (B, X, Y) bool: cells whose LiDAR was hidden.
+            belongs: (B,) bool: samples whose sensors belong together; the others teach matching only.
+            generator: draws the cells that contrast compares.
+        """
+        weights = self.weights
+        losses: dict[str, Tensor] = {}
+        if output.reconstruction is not None:
+            losses |= self._reconstruction(output.reconstruction, measured, hidden, belongs)
+        if depth_m is not None and output.features.depth_logits is not None and weights.likelihood > 0:
+            told = depth_m * belongs[:, None, None, None]
+            losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
+        if len(output.embeddings) > 1:
+            losses["contrast"] = self._contrast(output, measured, belongs, generator)
+        if output.match_logits is not None:
+            losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
+        of = {
+            "likelihood": weights.likelihood,
+            "radar": weights.likelihood * weights.radar,
+            "doppler": weights.likelihood * weights.radar,
+            "depth": weights.likelihood * weights.depth,
+            "prediction": weights.prediction,
+            "prediction_radar": weights.prediction * weights.radar,
+            "prediction_doppler": weights.prediction * weights.radar,
+            "contrast": weights.contrast,
+            "matching": weights.matching,
+        }
+        # A batch of one sensor alone may leave nothing to learn: the sum still has a gradient, of zero.
+        losses["total"] = output.features.fused.sum() * 0
+        for name, weight in of.items():
+            if name in losses:
+                losses["total"] = losses["total"] + weight * losses[name]
+        return losses
+
+    def rays(self, reconstruction: Reconstruction, lidar: LidarRays) -> RayDistribution:
+        """Where the rays of the moments end, as the network has it."""
+        bins, bin_m = self.weights.ray_bins, self.weights.ray_bin_m
+        return ray_distribution(
+            reconstruction.density, reconstruction.volume, lidar.origin_m, lidar.direction, bins, bin_m
+        )
+
+    def _reconstruction(
+        self, reconstruction: Reconstruction, measured: Measurements, hidden: Tensor, belongs: Tensor
+    ) -> dict[str, Tensor]:
+        """LiDAR in nats a ray, radar occupancy in nats a return, Doppler in nats a return; now and later apart."""
+        batch, horizons = measured.horizon_s.shape
+        nats = self.rays(reconstruction, measured.lidar).negative_log_likelihood(measured.lidar.range_m)
+        is_now = torch.arange(horizons, device=nats.device).repeat(batch) == 0
+        counts = belongs.repeat_interleave(horizons)
+        was_hidden = ends_in(measured.lidar, hidden, self.grid)
+        weight = torch.where(was_hidden | ~is_now[:, None], 1.0, self.weights.visible) * counts[:, None]
+        radar, doppler, has_radar = radar_terms(reconstruction, measured.radar, self.grid)
+        losses: dict[str, Tensor] = {}
+        if self.weights.likelihood > 0:
+            scanned = (has_radar & is_now & counts).float()
+            losses["likelihood"] = _mean(nats[is_now], weight[is_now])
+            losses |= {"radar": _mean(radar, scanned), "doppler": _mean(doppler, scanned)}
+        if self.weights.prediction > 0:
+            scanned = (has_radar & ~is_now & counts).float()
+            losses["prediction"] = _mean(nats[~is_now], weight[~is_now])
+            losses |= {"prediction_radar": _mean(radar, scanned), "prediction_doppler": _mean(doppler, scanned)}
+        return losses
+
+    def _contrast(
+        self, output: PretrainingOutput, measured: Measurements, belongs: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """InfoNCE between every two sensors' embeddings of the same cells, where LiDAR met something."""
+        sample, cell = self._surface_cells(measured, belongs, generator)
+        rows = {sensor: bev[sample, :, cell[:, 0], cell[:, 1]] for sensor, bev in output.embeddings.items()}
+        terms = []
+        for one, other in combinations(rows, 2):
+            present = (output.features.present[one] & output.features.present[other])[sample]
+            if int(present.sum()) < 2:
+                continue
+            logits = rows[one][present] @ rows[other][present].T / self.weights.temperature
+            itself = torch.arange(len(logits), device=logits.device)
+            terms.append((F.cross_entropy(logits, itself) + F.cross_entropy(logits.T, itself)) / 2)
+        return torch.stack(terms).mean() if terms else output.features.fused.sum() * 0
+
+    def _surface_cells(
+        self, measured: Measurements, belongs: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """(K,) samples and (K, 2) cells in which key-frame rays end, at most so many of each sample, each once."""
+        horizons = measured.horizon_s.shape[1]
+        samples, cells = [], []
+        for index in torch.nonzero(belongs).flatten().tolist():
+            moment = index * horizons
+            ends = (
+                measured.lidar.origin_m[moment]
+                + measured.lidar.direction[moment] * measured.lidar.range_m[moment, :, None]
+            )
+            at, inside = self.grid.cell_indices(ends)
+            at = torch.unique(at[inside], dim=0)
+            order = torch.randperm(len(at), generator=generator)[: self.weights.contrast_cells]
+            cells.append(at[order.to(at.device)])
+            samples.append(torch.full((len(order),), index, device=at.device))
+        if not cells:
+            nothing = torch.zeros(0, 2, dtype=torch.int64, device=belongs.device)
+            return nothing[:, 0], nothing
+        return torch.cat(samples), torch.cat(cells)
+
+
+def ends_in(lidar: LidarRays, cells: Bool[Tensor, "batch x y"], grid: BevGrid) -> Bool[Tensor, "moments rays"]:
+    """Which rays end in cells of a mask; those that end nowhere do not."""
+    moments, rays = lidar.range_m.shape
+    ends = lidar.origin_m[:, None] + lidar.direction * lidar.range_m[..., None]
+    at, inside = grid.cell_indices(ends.flatten(0, 1))
+    sample = torch.arange(moments, device=cells.device) // (moments // cells.shape[0])
+    found = cells[sample.repeat_interleave(rays), at[:, 0], at[:, 1]] & inside
+    return found.view(moments, rays)
+
+
+def radar_terms(
+    reconstruction: Reconstruction, radar: RadarReturns, grid: BevGrid
+) -> tuple[Float[Tensor, " moments"], Float[Tensor, " moments"], Bool[Tensor, " moments"]]:
+    """Nats per return of which cells return something and of their Doppler (a density, per m/s), and which moments
+    have a return to be told."""
+    at, inside = grid.cell_indices(radar.xyz_m)
+    at, moment = at[inside], radar.moment_index[inside]
+    logits = reconstruction.radar_logits
+    hit = torch.zeros_like(logits)
+    hit[moment, at[:, 0], at[:, 1]] = 1
+    cells = hit.sum((1, 2))
+    nats = F.binary_cross_entropy_with_logits(logits, hit, reduction="none").sum((1, 2))
+
+    velocity = reconstruction.velocity_mps[moment, :, at[:, 0], at[:, 1]]
+    radial = (velocity * radar.line_of_sight[inside]).sum(1)
+    spread = reconstruction.doppler_log_scale[moment, at[:, 0], at[:, 1]].exp() + _LEAST_DOPPLER_MPS
+    laplace = (radial - radar.radial_mps[inside]).abs() / spread + torch.log(2 * spread)
+    returns = torch.zeros_like(cells).index_add_(0, moment, torch.ones_like(laplace))
+    doppler = torch.zeros_like(cells).index_add_(0, moment, laplace)
+    return nats / cells.clamp(min=1), doppler / returns.clamp(min=1), radar.is_measured & (returns > 0)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean of what is not NaN; 0 where nothing weighs."""
+    known = torch.where(values.isnan(), 0.0, weight)
+    return (values.nan_to_num() * known).sum() / known.sum().clamp(min=1e-6)
