@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from fusionperc.config import Config
+from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.models.encoder import ENCODER_PARTS
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.objectives.detection import DetectionObjective
 from fusionperc.objectives.planning import PlanningObjective
 from fusionperc.training.checkpoints import CONFIG_KEY, PLANNING_PART, init_from, start_from
 from fusionperc.training.optimization import learning_rate_schedule, parameter_groups
-from fusionperc.training.sensor_dropout import drop_sensors
 from fusionperc.types import Batch, EgoInputs, SensorInputs, Targets
 
 log = logging.getLogger(__name__)

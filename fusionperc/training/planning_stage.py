@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from fusionperc.config import Config
 from fusionperc.data.loading import DrawSampler, collate, make_loader
+from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.training.finetune import Finetuning
-from fusionperc.training.sensor_dropout import drop_sensors
 from fusionperc.types import Batch, SensorInputs
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fusionperc.config import Config
+from fusionperc.data.masking import mask_inputs, mismatch
 from fusionperc.data.unlabelled import make_unlabelled_loader
 from fusionperc.measurements import UnlabelledBatch
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.objectives.pretraining import PretrainingObjective
 from fusionperc.training.checkpoints import CONFIG_KEY
-from fusionperc.training.masking import mask_inputs, mismatch
 from fusionperc.training.optimization import learning_rate_schedule, parameter_groups
 from fusionperc.training.run import fit, start_run
 

@@ -15,8 +15,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
+from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.geometry import BevGrid, rigid, rotation_from_yaw, transform_points
-from fusionperc.training.sensor_dropout import drop_sensors
 from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs
 
 #: Hidden pixels get ImageNet's mean colour, which the encoder's normalisation takes to zero.

@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from fusionperc.training.sensor_dropout import drop_sensors
+from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.types import Points, SensorInputs, letters_from_sensors
 
 
