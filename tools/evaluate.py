@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument("--task", choices=("detection", "planning"), default="detection")
     parser.add_argument(
         "--sensors",
-        help="subset of C, R, L such as CL, or all-subsets; default: all the model takes; with --task planning several "
-        "joined by +, among them 'blank', sensors that saw nothing, and 'newest', without past sweeps",
+        help="subset of C, R, L such as CL, several joined by + as in CRL+C, or all-subsets; default: all the model "
+        "takes; with --task planning also 'blank', sensors that saw nothing, and 'newest', without past sweeps",
     )
     parser.add_argument(
         "--ego-status", choices=("with", "without", "both"), default="both", help="with --task planning"

@@ -265,7 +265,7 @@ class PretrainingConfig(_Record):
     contrast: float = Field(0.2, ge=0, description="between the sensors' maps, cell by cell (InfoNCE)")
     matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
-    radar: float = Field(0.5, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
+    radar: float = Field(0.2, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
     visible: float = Field(0.1, ge=0, le=1, description="weight of rays that end where nothing was hidden")
     mask_lidar: float = Field(0.6, ge=0, lt=1, description="share of the ground whose LiDAR pillars are hidden")
     mask_radar: float = Field(0.6, ge=0, lt=1, description="the same of radar")

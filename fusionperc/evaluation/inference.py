@@ -51,7 +51,7 @@ def overridden(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def subsets_of(letters: str, available: Sequence[Sensor]) -> tuple[str, ...]:
-    """Sensor subsets to evaluate: 'CL' -> ('CL',); 'all-subsets' -> every subset of what the model takes.
+    """Sensor subsets to evaluate: 'CRL+C' -> ('CRL', 'C'); 'all-subsets' -> every subset of what the model takes.
 
     Raises:
         ConfigError: the model has no encoder of a sensor that is asked for.
@@ -59,10 +59,10 @@ def subsets_of(letters: str, available: Sequence[Sensor]) -> tuple[str, ...]:
     known = letters_from_sensors(available)
     if letters == "all-subsets":
         return tuple(subset for subset in ALL_SUBSETS if set(subset) <= set(known))
-    asked = letters_from_sensors(sensors_from_letters(letters))
-    if not set(asked) <= set(known):
+    asked = tuple(letters_from_sensors(sensors_from_letters(part)) for part in letters.split("+"))
+    if not set("".join(asked)) <= set(known):
         raise ConfigError(f"--sensors {letters}: the model takes {known} only (model.sensors); ask for these")
-    return (asked,)
+    return asked
 
 
 def predict(

@@ -1,0 +1,236 @@
+"""What pretraining is worth: from scratch against pretrained, by share of the labels, over seeds.
+
+    python tools/simulate.py data/sim --preset sim-small
+    python tools/simulate.py data/unlabelled --preset sim-unlabelled
+    python tools/study_pretraining.py configs/pretraining.yaml --output runs/study data.root=data/sim \\
+        pretraining.drives="[{root: data/unlabelled, version: v1.0-test, split: sim_train}, \\
+                             {root: data/sim, split: sim_train}]"
+
+Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to those of fine-tuning; `all`, pretrained
+with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, pretrained with that one alone.
+Every arm is fine-tuned for train.steps on the same labelled drives of the same seed, and scored by the official
+evaluator on data.split with all sensors and with cameras alone. No town of the pretraining drives may be in data.split:
+simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command goes on.
+--tables-only prints what is there. Jobs run side by side (--parallel), each on its share of the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fusionperc.config import ConfigError, load_config
+from fusionperc.console import console, run_tool
+from fusionperc.files import whole_file
+
+ROOT = Path(__file__).resolve().parent.parent
+OBJECTIVES = ("likelihood", "prediction", "contrast", "matching")
+ARMS = ("scratch", "longer", "all", *OBJECTIVES)
+SENSORS = ("CRL", "C")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step of the study: its folder below the output, what must be there before, and the tool's words."""
+
+    folder: Path
+    needs: tuple[Path, ...]
+    words: tuple[str, ...]
+
+    @property
+    def done(self) -> Path:
+        return self.folder / "finished"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file, e.g. configs/pretraining.yaml")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all runs and of study.json")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--fractions", nargs="+", type=float, default=[0.1, 0.3, 1.0], help="shares of the labels")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pretraining-seeds", type=int, help="pretrainings of each arm, at most as many as seeds")
+    parser.add_argument("--pretraining-steps", type=int, default=600)
+    parser.add_argument("--parallel", type=int, default=1, help="jobs side by side")
+    parser.add_argument("--tables-only", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_intermixed_args()
+    if not arguments.tables_only:
+        run_jobs(planned(arguments), arguments.parallel)
+    study = summarise(arguments)
+    with whole_file(arguments.output / "study.json") as part:
+        part.write_text(json.dumps(study, indent=2) + "\n")
+    show(study)
+
+
+def planned(arguments: argparse.Namespace) -> list[Job]:
+    """All jobs of the study, the most telling first."""
+    fine_tuning_steps = load_config(arguments.config, arguments.overrides).train.steps
+    if not all(0 < fraction <= 1 for fraction in arguments.fractions):
+        raise ConfigError(f"--fractions {arguments.fractions}: give shares above 0, at most 1")
+    jobs: list[Job] = []
+    for seed in range(arguments.seeds):
+        for arm in arguments.arms:
+            pretraining = pretraining_job(arguments, arm, seed)
+            if pretraining is not None and pretraining not in jobs:
+                jobs.append(pretraining)
+    for fraction in arguments.fractions:
+        for seed in range(arguments.seeds):
+            for arm in arguments.arms:
+                jobs += fine_tuning_jobs(arguments, arm, fraction, seed, fine_tuning_steps)
+    return jobs
+
+
+def pretraining_job(arguments: argparse.Namespace, arm: str, seed: int) -> Job | None:
+    """The pretraining that an arm starts from."""
+    if arm in ("scratch", "longer"):
+        return None
+    seed = min(seed, (arguments.pretraining_seeds or arguments.seeds) - 1)
+    folder = arguments.output / f"pretrained-{arm}-{seed}"
+    off = [f"pretraining.{other}=0" for other in OBJECTIVES if arm in OBJECTIVES and other != arm]
+    changes = [f"run.dir={folder}", f"train.seed={seed}", f"train.steps={arguments.pretraining_steps}", *off]
+    return Job(folder, (), ("tools/pretrain.py", arguments.config, *arguments.overrides, *changes))
+
+
+def fine_tuning_jobs(arguments: argparse.Namespace, arm: str, fraction: float, seed: int, steps: int) -> list[Job]:
+    """Fine-tuning of one arm, and its scoring."""
+    folder = run_folder(arguments, arm, fraction, seed)
+    pretraining = pretraining_job(arguments, arm, seed)
+    changes = [f"run.dir={folder}", f"train.seed={seed}", f"data.label_seed={seed}", f"data.label_fraction={fraction}"]
+    changes.append("train.evaluate=false")
+    if arm == "longer":
+        changes.append(f"train.steps={steps + arguments.pretraining_steps}")
+    if pretraining is not None:
+        changes.append(f"train.init_from={pretraining.folder}")
+    needs = () if pretraining is None else (pretraining.done,)
+    training = Job(folder, needs, ("tools/train.py", arguments.config, *arguments.overrides, *changes))
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    words = ("tools/evaluate.py", "--checkpoint", str(checkpoint), "--sensors", "+".join(SENSORS))
+    scoring = Job(folder / "detection", (training.done,), (*words, "--output", str(folder / "detection")))
+    return [training, scoring]
+
+
+def run_folder(arguments: argparse.Namespace, arm: str, fraction: float, seed: int) -> Path:
+    return arguments.output / f"{arm}-{fraction:g}-{seed}"  # type: ignore[no-any-return]
+
+
+def run_jobs(jobs: Sequence[Job], parallel: int) -> None:
+    """Runs what is not done, in order, as soon as what it needs is there.
+
+    Raises:
+        ChildProcessError: a tool failed; the jobs that run beside it are waited for.
+    """
+    waiting = [job for job in jobs if not job.done.exists()]
+    console.print(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} of them done")
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    running: dict[Future[None], Job] = {}
+    with ThreadPoolExecutor(parallel) as pool:
+        while waiting or running:
+            ready = [job for job in waiting if all(need.exists() for need in job.needs)]
+            for job in ready[: parallel - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(run_job, job, threads)] = job
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                del running[future]
+                future.result()
+            console.print(f"{len(waiting) + len(running)} jobs to go")
+
+
+def run_job(job: Job, threads: int) -> None:
+    """Runs one tool with its own log, from its last checkpoint if there is one."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    words = list(job.words)
+    if "--checkpoint" not in words and (job.folder / "checkpoints" / "last.ckpt").exists():
+        words.append("run.resume=true")
+    started_s = time.monotonic()
+    with (job.folder / "log.txt").open("a") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        code = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, env=environment, stdout=log, stderr=log, check=False
+        ).returncode
+    if code:
+        raise ChildProcessError(f"{words[0]} ended with status {code}: see {job.folder / 'log.txt'}")
+    job.done.touch()
+    console.print(f"{job.folder.name if job.folder.name != 'detection' else job.folder.parent.name + ' scored'}: "
+                  f"{time.monotonic() - started_s:.0f} s")  # fmt: skip
+
+
+def summarise(arguments: argparse.Namespace) -> dict[str, Any]:
+    """NDS and mAP of every run that is scored, and their gain over `scratch` seed by seed."""
+    rows = []
+    for fraction in arguments.fractions:
+        for arm in arguments.arms:
+            for sensors in SENSORS:
+                folders = [run_folder(arguments, arm, fraction, seed) for seed in range(arguments.seeds)]
+                found = [scores(folder, sensors) for folder in folders]
+                bases = [run_folder(arguments, "scratch", fraction, seed) for seed in range(arguments.seeds)]
+                pairs = [(one, scores(base, sensors)) for one, base in zip(found, bases, strict=True)]
+                row: dict[str, Any] = {"fraction": fraction, "arm": arm, "sensors": sensors}
+                for metric in ("nds", "map"):
+                    values = [score[metric] for score in found.values() if score is not None]
+                    gains = [
+                        v[metric] - b[metric] for v, b in zip(found.values(), base.values(), strict=True) if v and b
+                    ]
+                    row[metric] = spread(values)
+                    row[f"{metric}_gain"] = spread(gains if arm != "scratch" else [])
+                rows.append(row)
+    return {"rows": rows}
+
+
+def scores(folder: Path, sensors: str) -> dict[str, float] | None:
+    path = folder / "detection" / "report.json"
+    if not path.exists():
+        return None
+    report = json.loads(path.read_text())
+    found = report["detection"]["subsets"][sensors]
+    return {"nds": found["nds"], "map": found["mean_ap"]}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Values, mean and standard error (None below two values)."""
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return {"values": list(values), "mean": float(np.mean(values)) if values else None, "error": error}
+
+
+def show(study: dict[str, Any]) -> None:
+    """Prints one table, in points (hundredths): mean and standard error, and the gain over scratch seed by seed."""
+    table = Table(
+        title="points: mean ± standard error; gain over scratch, seed by seed", title_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for column in ("labels", "arm", "sensors"):
+        table.add_column(column)
+    for column in ("seeds", "NDS", "gain", "mAP", "gain"):
+        table.add_column(column, justify="right")
+    for row in study["rows"]:
+        if row["nds"]["values"]:
+            table.add_row(
+                f"{row['fraction']:.0%}", row["arm"], row["sensors"], str(len(row["nds"]["values"])),
+                told(row["nds"]), told(row["nds_gain"]), told(row["map"]), told(row["map_gain"]),
+            )  # fmt: skip
+    console.print(table)
+
+
+def told(value: dict[str, Any]) -> str:
+    if value["mean"] is None:
+        return "-"
+    error = "" if value["error"] is None else f" ± {100 * value['error']:.1f}"
+    return f"{100 * value['mean']:.1f}{error}"
+
+
+if __name__ == "__main__":
+    run_tool(main)
