@@ -181,11 +181,8 @@ def summarise(arguments: argparse.Namespace) -> dict[str, Any]:
                 pairs = [(one, scores(base, sensors)) for one, base in zip(found, bases, strict=True)]
                 row: dict[str, Any] = {"fraction": fraction, "arm": arm, "sensors": sensors}
                 for metric in ("nds", "map"):
-                    values = [score[metric] for score in found.values() if score is not None]
-                    gains = [
-                        v[metric] - b[metric] for v, b in zip(found.values(), base.values(), strict=True) if v and b
-                    ]
-                    row[metric] = spread(values)
+                    row[metric] = spread([score[metric] for score in found if score])
+                    gains = [one[metric] - base[metric] for one, base in pairs if one and base]
                     row[f"{metric}_gain"] = spread(gains if arm != "scratch" else [])
                 rows.append(row)
     return {"rows": rows}
