@@ -96,6 +96,19 @@ def unlabelled_folders(config: Config) -> tuple[DriveFolder, ...]:
     return (DriveFolder(root=data.root, version=data.version, split=data.train_split),)
 
 
+def held_drives(config: Config) -> NuScenesDrives:
+    """The drives of `data.split`, on which pretraining is measured."""
+    data = config.data
+    return _opened(DriveFolder(root=data.root, version=data.version, split=data.split), config)
+
+
+def _opened(folder: DriveFolder, config: Config) -> NuScenesDrives:
+    cache = config.data.cache if config.data.cache is not None else config.run.dir / "cache"
+    drives = NuScenesDrives(folder.root, folder.version, folder.split, config=config.data, cache=cache)
+    log.info("unlabelled: %d key frames of %s, split %s", len(drives), folder.root, folder.split)
+    return drives
+
+
 def make_unlabelled_loader(
     config: Config, *, training: bool, start_draw: int = 0, rank: int = 0, world_size: int = 1
 ) -> DataLoader[UnlabelledBatch]:
@@ -112,13 +125,10 @@ def make_unlabelled_loader(
         DataError: as `NuScenesDrives`.
     """
     data, train = config.data, config.train
-    cache = data.cache if data.cache is not None else config.run.dir / "cache"
-    held = DriveFolder(root=data.root, version=data.version, split=data.split)
-    parts = []
-    for folder in unlabelled_folders(config) if training else (held,):
-        drives = NuScenesDrives(folder.root, folder.version, folder.split, config=data, cache=cache)
-        log.info("unlabelled: %d key frames of %s, split %s", len(drives), folder.root, folder.split)
-        parts.append(UnlabelledDataset(drives, config))
+    if training:
+        parts = [UnlabelledDataset(_opened(folder, config), config) for folder in unlabelled_folders(config)]
+    else:
+        parts = [UnlabelledDataset(held_drives(config), config)]
     dataset: Dataset[UnlabelledBatch] = ConcatDataset(parts)
     size = sum(len(part) for part in parts)
     sampler = None

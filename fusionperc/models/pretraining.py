@@ -48,6 +48,7 @@ class FusionPercPretraining(BevEncoder):
 
     def __init__(self, config: ModelConfig, pretraining: PretrainingConfig) -> None:
         super().__init__(config)
+        self.pretraining = pretraining
         channels, grid = config.fusion.channels, config.grid.grid()
         reconstructs = pretraining.likelihood > 0 or pretraining.prediction > 0
         self.reconstruction = ReconstructionHead(pretraining, grid, channels) if reconstructs else None

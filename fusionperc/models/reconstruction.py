@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fusionperc.config import PretrainingConfig
@@ -127,15 +127,19 @@ class RayDistribution:
     is_inside: Tensor
     bin_m: float
 
-    def negative_log_likelihood(self, range_m: Float[Tensor, "moments rays"]) -> Float[Tensor, "moments rays"]:
-        """In nats, of measured ranges; infinite ones, and such outside the volume, lie beyond. NaN stays NaN."""
-        bins = self.log_probability.shape[-1]
-        measured = torch.nan_to_num(range_m, nan=0.0, posinf=1e9)
+    def outcome(self, range_m: Float[Tensor, "moments rays"]) -> Int[Tensor, "moments rays"]:
+        """The bin of measured ranges; K, beyond, for infinite ones (and NaN) and such outside the volume."""
+        bins = self.is_inside.shape[-1]
+        measured = torch.nan_to_num(range_m, nan=torch.inf, posinf=1e9)
         index = torch.floor(measured / self.bin_m).clamp(max=bins).long()
-        inner = index.clamp(max=bins - 1)[..., None]
-        ends_inside = (index < bins) & self.is_inside.gather(-1, inner).squeeze(-1)
-        inside = self.log_probability.gather(-1, inner).squeeze(-1)
-        return torch.where(range_m.isnan(), range_m, -torch.where(ends_inside, inside, self.log_beyond))
+        ends_inside = self.is_inside.gather(-1, index.clamp(max=bins - 1)[..., None]).squeeze(-1)
+        return torch.where(ends_inside, index, bins)
+
+    def negative_log_likelihood(self, range_m: Float[Tensor, "moments rays"]) -> Float[Tensor, "moments rays"]:
+        """In nats, of measured ranges. NaN stays NaN."""
+        each = torch.cat([self.log_probability, self.log_beyond[..., None]], -1)
+        nats = -each.gather(-1, self.outcome(range_m)[..., None]).squeeze(-1)
+        return torch.where(range_m.isnan(), range_m, nats)
 
     def median_m(self) -> Float[Tensor, "moments rays"]:
         """The range that half of the rays get past; infinite where more than half get beyond."""
@@ -171,7 +175,14 @@ def ray_distribution(
         at = scaled[..., [1, 0, 2]][:, :, None]
         # Borders are held: the outer half of an outermost voxel is as dense as its centre.
         read = F.grid_sample(density.float()[:, None], at, padding_mode="border", align_corners=False)
-        depth = read[:, 0, :, 0] * bin_m * is_inside
-        passed = depth.cumsum(-1)
-        ending = torch.log(-torch.expm1(-depth.clamp(min=_LEAST_DEPTH)))
-        return RayDistribution(ending - (passed - depth), -passed[..., -1], is_inside, bin_m)
+        return ray_outcomes(read[:, 0, :, 0], is_inside, bin_m)
+
+
+def ray_outcomes(
+    density: Float[Tensor, "moments rays bins"], is_inside: Bool[Tensor, "moments rays bins"], bin_m: float
+) -> RayDistribution:
+    """Where rays end that pass these densities (per metre), bin after bin."""
+    depth = density * bin_m * is_inside
+    passed = depth.cumsum(-1)
+    ending = torch.log(-torch.expm1(-depth.clamp(min=_LEAST_DEPTH)))
+    return RayDistribution(ending - (passed - depth), -passed[..., -1], is_inside, bin_m)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusionperc.config import Config, ConfigError, build_config
+from fusionperc.config import Config, ConfigError, ModelConfig, build_config
 from fusionperc.models.encoder import ENCODER_PARTS, BevEncoder
 from fusionperc.models.fusionperc import FusionPerc
+from fusionperc.models.pretraining import FusionPercPretraining
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,23 @@ def load_model(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[Fu
         CheckpointError: the file is missing, is no checkpoint of this package, or its weights do not fit the network
             its configuration describes.
     """
+    weights, config = _weights_and_config(checkpoint)
+    model = FusionPerc(_bare(config))
+    _check_weights(checkpoint, model.state_dict(), weights)
+    model.load_state_dict(weights)
+    return model.to(device).eval(), config
+
+
+def load_pretraining(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[FusionPercPretraining, Config]:
+    """The same of a pretraining run's checkpoint."""
+    weights, config = _weights_and_config(checkpoint)
+    model = FusionPercPretraining(_bare(config), config.pretraining)
+    _check_weights(checkpoint, model.state_dict(), weights)
+    model.load_state_dict(weights)
+    return model.to(device).eval(), config
+
+
+def _weights_and_config(checkpoint: Path) -> tuple[dict[str, Tensor], Config]:
     content = read_checkpoint(checkpoint)
     try:
         config = build_config(dict(content[CONFIG_KEY]), source=str(checkpoint))
@@ -86,13 +104,12 @@ def load_model(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[Fu
         raise CheckpointError(
             f"{error}: the checkpoint is of another version of this package; train it again"
         ) from None
-    weights = _weights(content)
-    # The checkpoint holds every weight: nothing is to be fetched to build the network.
-    bare = config.model.model_copy(update={"camera": config.model.camera.model_copy(update={"weights": "none"})})
-    model = FusionPerc(bare)
-    _check_weights(checkpoint, model.state_dict(), weights)
-    model.load_state_dict(weights)
-    return model.to(device).eval(), config
+    return _weights(content), config
+
+
+def _bare(config: Config) -> ModelConfig:
+    """The checkpoint holds every weight: nothing is to be fetched to build the network."""
+    return config.model.model_copy(update={"camera": config.model.camera.model_copy(update={"weights": "none"})})
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
