@@ -2,7 +2,9 @@
 
 Nothing but what the sensors measured is read: the drives may have annotation tables or none. Several folders:
   pretraining.drives="[{root: data/unlabelled, version: v1.0-test}, {root: data/sim, split: sim_train}]"
-data.split of data.root is held out. The run folder is that of tools/train.py, which then starts from it:
+data.split of data.root is held out: how likely its LiDAR sweeps are to the network, now and up to three seconds ahead,
+is written to likelihood.json beside what simpler forecasts make of them, with pictures (train.evaluate=false: without).
+The run folder is like that of tools/train.py, which then starts from it:
   python tools/train.py configs/pretraining.yaml data.root=DIR run.dir=OTHER train.init_from=RUN data.label_fraction=0.1
 """
 
@@ -17,14 +19,36 @@ from fusionperc.console import console, run_tool
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, e.g. configs/pretraining.yaml")
+    parser.add_argument("--samples", type=int, default=64, help="held-out key frames on which likelihood is measured")
+    parser.add_argument("--pictures", type=int, default=2, help="held-out key frames of which pictures are drawn")
+    parser.add_argument("--evaluate-only", action="store_true", help="measure what run.dir has already learnt")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. pretraining.contrast=0")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
 
+    from fusionperc.evaluation.inference import choose_device
+    from fusionperc.evaluation.likelihood import evaluate_likelihood, report_likelihood
+    from fusionperc.evaluation.likelihood_pictures import draw_expectations
+    from fusionperc.training.checkpoints import load_pretraining
     from fusionperc.training.pretrain import pretrain
+    from fusionperc.training.run import last_checkpoint
 
-    checkpoint = pretrain(config)
-    console.print(f"pretrained: {checkpoint}")
+    if arguments.evaluate_only:
+        checkpoint = last_checkpoint(config)
+    else:
+        checkpoint = pretrain(config)
+        console.print(f"pretrained: {checkpoint}")
+    if not (config.train.evaluate or arguments.evaluate_only):
+        return
+    device = choose_device(config.train.device)
+    model, _ = load_pretraining(checkpoint, device)
+    if model.reconstruction is None:
+        console.print("nothing is reconstructed: there is no likelihood to be measured")
+        return
+    table = evaluate_likelihood(model, config, arguments.samples, device)
+    report_likelihood(table, config.run.dir / "likelihood.json")
+    for path in draw_expectations(model, config, arguments.pictures, config.run.dir / "pictures", device):
+        console.print(f"picture: {path}")
 
 
 if __name__ == "__main__":

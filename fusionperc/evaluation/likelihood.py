@@ -15,25 +15,28 @@ an advantage the network does not have.
 
 from __future__ import annotations
 
-import logging
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fusionperc.config import Config
+from fusionperc.console import console
 from fusionperc.data.masking import mask_inputs
 from fusionperc.data.unlabelled import HELD_HORIZONS_S, UnlabelledDataset, collate_unlabelled, held_drives
+from fusionperc.files import whole_file
 from fusionperc.measurements import LidarRays, UnlabelledBatch
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution, ray_outcomes
 from fusionperc.objectives.pretraining import ends_in
-
-log = logging.getLogger(__name__)
 
 EMPTY, VOXELS, RAYS, NETWORK = "empty world", "last sweep, voxels", "last sweep, rays", "network"
 #: More rays than any sweep has.
@@ -100,10 +103,31 @@ def evaluate_likelihood(
     return table
 
 
+def report_likelihood(table: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """Writes what `evaluate_likelihood` found as JSON and prints it."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(table, indent=2) + "\n")
+    horizons = list(table[NETWORK])
+    shown = Table(
+        title="LiDAR rays of held-out drives: nats a ray / median error of the median range, m (now: hidden ground)",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    shown.add_column("")
+    for horizon in horizons:
+        shown.add_column("now" if horizon == "0 s" else f"in {horizon}", justify="right")
+    for name, by_horizon in table.items():
+        cells = [by_horizon[horizon] for horizon in horizons]
+        errors = [f" / {cell['error_m']:.2f}" if "error_m" in cell else "" for cell in cells]
+        shown.add_row(name, *(f"{cell['nats']:.2f}{error}" for cell, error in zip(cells, errors, strict=True)))
+    console.print(shown)
+    console.print(f"report: {path}")
+
+
 def held_samples(config: Config, num_samples: int) -> Iterator[tuple[UnlabelledDataset, int]]:
-    """Evenly spaced key frames of the held-out split."""
+    """Evenly spaced key frames of the held-out split, the middle of as many equal parts."""
     dataset = UnlabelledDataset(held_drives(config), config)
-    for index in np.linspace(0, len(dataset) - 1, min(num_samples, len(dataset))).round().astype(int).tolist():
+    count = min(num_samples, len(dataset))
+    for index in ((np.arange(count) + 0.5) * len(dataset) / count).astype(int).tolist():
         yield dataset, index
 
 
