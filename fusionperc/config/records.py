@@ -317,9 +317,7 @@ class TrainConfig(_Record):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
-    backbone_rate: float = Field(
-        0.5, gt=0, description="the picture backbone's rate relative to the encoders'"
-    )
+    backbone_rate: float = Field(0.5, gt=0, description="the picture backbone's rate relative to the encoders'")
     encoder_rate: float = Field(1.0, gt=0, description="the encoders' learning rate relative to the heads'")
     fusion_rate: float = Field(1.0, gt=0, description="the fusion's learning rate relative to the heads'")
     precision: Literal["fp32", "bf16"] = "fp32"
