@@ -235,5 +235,5 @@ def test_real_returns_taken_away_are_restored(real_nuscenes: Path, folder: str) 
     assert len(rays) == len(whole) == len(points)
     angle_deg = np.degrees(np.arccos(np.clip((rays * whole).sum(1), -1, 1)))
     assert bool(np.isinf(range_m[taken]).all()) and angle_deg[~taken & (distance > 5)].max() < 0.1
-    # The lasers of a column do not all look at one azimuth; a step from column to column is a third of a degree.
-    assert np.median(angle_deg[taken]) < 0.6 and np.quantile(angle_deg[taken], 0.99) < 2.5
+    # The lasers of a column sit beside each other: what they meet nearby has not quite the same azimuth.
+    assert np.median(angle_deg[taken]) < 0.6 and np.quantile(angle_deg[taken], 0.99) < 3.5
