@@ -108,8 +108,9 @@ def lidar_rays(
     """Where each firing of a sweep looked and how far it got, in the LiDAR's frame.
 
     A firing that met nothing is stored near the sensor's origin, without its direction: that is the mean azimuth of its
-    column of firings and the mean elevation of its ring. Firings that met the own vehicle are left out, and those that
-    met nothing where the file does not hold whole columns.
+    column of firings and the median elevation of its ring, of which what the own roof returns is far off: it is too
+    near to be measured well. Firings that met the own vehicle are left out, and those that met nothing where the file
+    does not hold whole columns.
 
     Args:
         points: as `read_lidar`.
@@ -143,13 +144,21 @@ def _completed(
     length = np.linalg.norm(column, axis=1)
     azimuth = column / np.maximum(length, 1e-6)[:, None]
     hits = returned.reshape(-1, LIDAR_RINGS)
-    sine = table[..., 2].sum(0) / np.maximum(hits.sum(0), 1)
+    sine = _medians(table[..., 2], hits)
     cosine = np.sqrt(np.maximum(0, 1 - sine**2))
     guess = np.empty_like(table)
     guess[..., :2] = azimuth[:, None] * cosine[None, :, None]
     guess[..., 2] = sine
     is_known = hits | ((length > 0.5)[:, None] & (hits.sum(0) > 0))
     return np.where(hits[..., None], table, guess).reshape(-1, 3), is_known.reshape(-1)
+
+
+def _medians(values: NDArray[np.float32], is_known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The median of what is known of each column, 0 of nothing."""
+    count = is_known.sum(0)
+    ascending = np.sort(np.where(is_known, values, np.inf), axis=0)
+    middle = np.take_along_axis(ascending, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
+    return np.where(count > 0, middle, 0.0).astype(np.float32)
 
 
 def _split_header(path: Path, content: bytes) -> tuple[dict[str, list[str]], bytes]:

@@ -61,7 +61,8 @@ class PretrainingObjective:
         losses: dict[str, Tensor] = {}
         if output.reconstruction is not None:
             losses |= self._reconstruction(output.reconstruction, measured, hidden, belongs)
-        if depth_m is not None and output.features.depth_logits is not None and weights.likelihood > 0:
+        wants_depth = weights.likelihood > 0 and weights.depth > 0
+        if wants_depth and depth_m is not None and output.features.depth_logits is not None:
             told = depth_m * belongs[:, None, None, None]
             losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
         if len(output.embeddings) > 1:
@@ -103,15 +104,20 @@ class PretrainingObjective:
         counts = belongs.repeat_interleave(horizons)
         was_hidden = ends_in(measured.lidar, hidden, self.grid)
         weight = torch.where(was_hidden | ~is_now[:, None], 1.0, self.weights.visible) * counts[:, None]
-        radar, doppler, has_radar = radar_terms(reconstruction, measured.radar, self.grid)
+        weight = weight * ~measured.lidar.range_m.isnan()
         losses: dict[str, Tensor] = {}
         if self.weights.likelihood > 0:
-            scanned = (has_radar & is_now & counts).float()
             losses["likelihood"] = _mean(nats[is_now], weight[is_now])
+        if self.weights.prediction > 0:
+            losses["prediction"] = _mean(nats[~is_now], weight[~is_now])
+        if self.weights.radar == 0:
+            return losses
+        radar, doppler, has_radar = radar_terms(reconstruction, measured.radar, self.grid)
+        if self.weights.likelihood > 0:
+            scanned = (has_radar & is_now & counts).float()
             losses |= {"radar": _mean(radar, scanned), "doppler": _mean(doppler, scanned)}
         if self.weights.prediction > 0:
             scanned = (has_radar & ~is_now & counts).float()
-            losses["prediction"] = _mean(nats[~is_now], weight[~is_now])
             losses |= {"prediction_radar": _mean(radar, scanned), "prediction_doppler": _mean(doppler, scanned)}
         return losses
 
@@ -187,6 +193,5 @@ def radar_terms(
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean of what is not NaN; 0 where nothing weighs."""
-    known = torch.where(values.isnan(), 0.0, weight)
-    return (values.nan_to_num() * known).sum() / known.sum().clamp(min=1e-6)
+    """The weighted mean; what weighs nothing may be NaN, all else is not hidden. 0 where nothing weighs."""
+    return torch.where(weight > 0, values * weight, 0.0).sum() / weight.sum().clamp(min=1e-6)
