@@ -266,6 +266,9 @@ class PretrainingConfig(_Record):
     matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
     radar: float = Field(0.2, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
+    pictures: float = Field(
+        1.0, ge=0, description="part of the likelihood: what an ImageNet network sees where LiDAR rays end"
+    )
     visible: float = Field(0.1, ge=0, le=1, description="weight of rays that end where nothing was hidden")
     mask_lidar: float = Field(0.6, ge=0, lt=1, description="share of the ground whose LiDAR pillars are hidden")
     mask_radar: float = Field(0.6, ge=0, lt=1, description="the same of radar")
@@ -275,9 +278,10 @@ class PretrainingConfig(_Record):
     mask_sensor: float = Field(0.3, ge=0, le=1, description="share of batches in which whole sensors are hidden")
     mismatched: float = Field(0.25, ge=0, lt=1, description="share of samples made up of what does not belong together")
     rays: int = Field(512, ge=1, description="LiDAR rays of each sweep that are predicted")
-    ray_bin_m: float = Field(1.0, gt=0, description="a ray ends in one of these, or beyond them")
-    ray_bins: int = Field(72, ge=2)
+    ray_bin_m: float = Field(0.8, gt=0, description="a ray ends in one of these, or beyond them")
+    ray_bins: int = Field(90, ge=2)
     layer_m: float = Field(0.5, gt=0, description="height of a voxel of the predicted volume")
+    voxels_per_cell: int = Field(2, ge=1, description="voxels of the predicted volume along a cell's side")
     horizon_s: tuple[float, float] = Field((0.5, 3.0), description="a later sweep is drawn from this time ahead")
     contrast_cells: int = Field(256, ge=2, description="cells of each sample told apart")
     contrast_channels: int = Field(32, ge=2)
@@ -289,6 +293,10 @@ class PretrainingConfig(_Record):
         if not 0 < value[0] <= value[1]:
             raise ValueError(f"{list(value)}: give the earlier, then the later time, both above 0")
         return value
+
+    @property
+    def wants_pictures(self) -> bool:
+        return self.likelihood > 0 and self.pictures > 0
 
     @property
     def wants_matching(self) -> bool:

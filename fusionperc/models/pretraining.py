@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fusionperc.config import ModelConfig, PretrainingConfig
+from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.encoder import BevEncoder, BevFeatures
 from fusionperc.models.reconstruction import Reconstruction, ReconstructionHead
@@ -30,12 +31,14 @@ class PretrainingOutput:
         reconstruction: None if nothing is to be reconstructed.
         embeddings: (B, D, X, Y) of length one for each sensor present in the batch; empty without contrast.
         match_logits: (B,) whether a sample's sensors belong together; None without matching.
+        pictured: (B, R, D) what a picture network would see at the places asked about; None if that is not learnt.
     """
 
     features: BevFeatures
     reconstruction: Reconstruction | None
     embeddings: dict[Sensor, Tensor]
     match_logits: Tensor | None
+    pictured: Tensor | None
 
 
 class FusionPercPretraining(BevEncoder):
@@ -57,14 +60,22 @@ class FusionPercPretraining(BevEncoder):
         }
         self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 else {})
         self.matching = MatchingHead(channels) if pretraining.wants_matching else None
+        seen = 0 if self.camera is None or not pretraining.wants_pictures else self.camera.backbone.feature_channels[0]
+        self.pictured = PicturedHead(channels, grid, seen) if seen else None
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, inputs: SensorInputs, horizon_s: Float[Tensor, "batch horizons"]) -> PretrainingOutput:
+    def forward(
+        self,
+        inputs: SensorInputs,
+        horizon_s: Float[Tensor, "batch horizons"],
+        places_m: Float[Tensor, "batch places 3"] | None = None,
+    ) -> PretrainingOutput:
         """Encodes whatever sensors are there and runs the heads.
 
         Args:
             inputs: what is left of the sensors.
             horizon_s: moments to be reconstructed, after the key frame.
+            places_m: where pictures are asked about; they are seen by that head alone.
 
         Raises:
             ValueError: no sample has any sensor that this model takes.
@@ -75,6 +86,7 @@ class FusionPercPretraining(BevEncoder):
             reconstruction=None if self.reconstruction is None else self.reconstruction(features.fused, horizon_s),
             embeddings={s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings},
             match_logits=None if self.matching is None else self.matching(features.fused),
+            pictured=None if self.pictured is None or places_m is None else self.pictured(features.fused, places_m),
         )
 
 
@@ -104,3 +116,29 @@ class MatchingHead(nn.Module):
         seen = self.look(fused)
         pooled = torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], 1)
         return self.answer(pooled).squeeze(1).float()  # type: ignore[no-any-return]
+
+
+class PicturedHead(nn.Module):
+    """The fused map at places in space as features of a picture network there.
+
+    Source: the idea of SLidR (Sautier et al., CVPR 2022), features of a picture network as targets for LiDAR; here for
+    the fused map of what is left of all sensors.
+    """
+
+    def __init__(self, channels: int, grid: BevGrid, out_channels: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.read = nn.Sequential(
+            nn.Linear(channels + 3, 2 * channels), nn.ReLU(inplace=True), nn.Linear(2 * channels, out_channels)
+        )
+
+    def forward(
+        self, fused: Float[Tensor, "batch channels x y"], places_m: Float[Tensor, "batch places 3"]
+    ) -> Float[Tensor, "batch places out"]:
+        grid = self.grid
+        x = (places_m[..., 0] - grid.x_min_m) / (grid.x_max_m - grid.x_min_m) * 2 - 1
+        y = (places_m[..., 1] - grid.y_min_m) / (grid.y_max_m - grid.y_min_m) * 2 - 1
+        at = torch.stack([y, x], -1)[:, :, None]
+        cells = F.grid_sample(fused.float(), at, padding_mode="border", align_corners=False)[..., 0].transpose(1, 2)
+        height = places_m[..., 2:]
+        return self.read(torch.cat([cells, height, height.sin(), height.cos()], -1)).float()  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ class Reconstruction:
 
     Attributes:
         volume: the grid of the densities.
-        density: (M, Z, X, Y) per metre, not negative; layers from z_min_m up.
+        density: (M, Z, X', Y') per metre, not negative; layers from z_min_m up, some voxels along a cell's side.
         radar_logits: (M, X, Y) whether a scan of the radars returns anything from the cell.
         velocity_mps: (M, 2, X, Y) velocity over ground of what returns.
         doppler_log_scale: (M, X, Y) logarithm of the spread of its radial part (Laplace), m/s.
@@ -65,9 +65,10 @@ class ReconstructionHead(nn.Module):
 
     def __init__(self, config: PretrainingConfig, grid: BevGrid, channels: int) -> None:
         super().__init__()
+        self.finer = config.voxels_per_cell
         self.volume = VoxelGrid(
-            grid.x_min_m, grid.x_max_m, grid.y_min_m, grid.y_max_m, grid.z_min_m, grid.z_max_m, grid.cell_m,
-            config.layer_m,
+            grid.x_min_m, grid.x_max_m, grid.y_min_m, grid.y_max_m, grid.z_min_m, grid.z_max_m,
+            grid.cell_m / self.finer, config.layer_m,
         )  # fmt: skip
         self.shared = ConvNormAct(channels, channels)
         self.horizon = nn.Linear(1 + 2 * _OCTAVES, 2 * channels)
@@ -80,12 +81,13 @@ class ReconstructionHead(nn.Module):
             ConvNormAct(2 * channels, channels, kernel=1),
         )
         self.merged = ResidualBlock(channels, channels)
-        self.out = nn.Conv2d(channels, self.volume.layers + 4, 1)
-        bias = self.out.bias
-        assert bias is not None
-        nn.init.zeros_(bias)
-        nn.init.constant_(bias[: self.volume.layers], _DENSITY_LOGIT)
-        nn.init.constant_(bias[self.volume.layers], _RADAR_LOGIT)
+        self.density = nn.Conv2d(channels, self.volume.layers * self.finer**2, 1)
+        self.radar = nn.Conv2d(channels, 4, 1)
+        for head, bias in ((self.density, _DENSITY_LOGIT), (self.radar, 0.0)):
+            assert head.bias is not None
+            nn.init.constant_(head.bias, bias)
+        assert self.radar.bias is not None
+        nn.init.constant_(self.radar.bias[0], _RADAR_LOGIT)
 
     def forward(
         self, fused: Float[Tensor, "batch channels x y"], horizon_s: Float[Tensor, "batch horizons"]
@@ -94,8 +96,9 @@ class ReconstructionHead(nn.Module):
         scale, shift = self.horizon(_told(horizon_s)).flatten(0, 1)[..., None, None].chunk(2, 1)
         moments = shared.repeat_interleave(horizon_s.shape[1], 0) * (1 + scale) + shift
         near = self.near(moments)
-        out = self.out(self.merged(near + resize(self.far(near), near.shape[-2:]))).float()
-        density, radar, velocity, spread = out.split([self.volume.layers, 1, 2, 1], 1)
+        merged = self.merged(near + resize(self.far(near), near.shape[-2:]))
+        density = F.pixel_shuffle(self.density(merged), self.finer).float()
+        radar, velocity, spread = self.radar(merged).float().split([1, 2, 1], 1)
         return Reconstruction(
             volume=self.volume,
             density=F.softplus(density),

@@ -22,6 +22,7 @@ from fusionperc.measurements import LidarRays, Measurements, RadarReturns
 from fusionperc.models.pretraining import PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
 from fusionperc.objectives.detection import depth_loss
+from fusionperc.objectives.pictures import pictured_loss
 
 #: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
 _LEAST_DOPPLER_MPS = 0.1
@@ -46,6 +47,7 @@ class PretrainingObjective:
         hidden: Tensor,
         belongs: Tensor,
         generator: torch.Generator | None = None,
+        seen: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name, unweighted but for ``total``, the weighted sum to minimise.
 
@@ -56,6 +58,7 @@ class PretrainingObjective:
             hidden: (B, X, Y) bool: cells whose LiDAR was hidden.
             belongs: (B,) bool: samples whose sensors belong together; the others teach matching only.
             generator: draws the cells that contrast compares.
+            seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
         """
         weights = self.weights
         losses: dict[str, Tensor] = {}
@@ -65,6 +68,8 @@ class PretrainingObjective:
         if wants_depth and depth_m is not None and output.features.depth_logits is not None:
             told = depth_m * belongs[:, None, None, None]
             losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
+        if output.pictured is not None and seen is not None:
+            losses["pictures"] = pictured_loss(output.pictured, seen[0], seen[1] & belongs[:, None])
         if len(output.embeddings) > 1:
             losses["contrast"] = self._contrast(output, measured, belongs, generator)
         if output.match_logits is not None:
@@ -74,6 +79,7 @@ class PretrainingObjective:
             "radar": weights.likelihood * weights.radar,
             "doppler": weights.likelihood * weights.radar,
             "depth": weights.likelihood * weights.depth,
+            "pictures": weights.likelihood * weights.pictures,
             "prediction": weights.prediction,
             "prediction_radar": weights.prediction * weights.radar,
             "prediction_doppler": weights.prediction * weights.radar,

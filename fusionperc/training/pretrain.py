@@ -14,6 +14,7 @@ from fusionperc.data.masking import mask_inputs, mismatch
 from fusionperc.data.unlabelled import make_unlabelled_loader
 from fusionperc.measurements import UnlabelledBatch
 from fusionperc.models.pretraining import FusionPercPretraining
+from fusionperc.objectives.pictures import PictureTeacher, ends_of_rays
 from fusionperc.objectives.pretraining import PretrainingObjective
 from fusionperc.training.checkpoints import CONFIG_KEY
 from fusionperc.training.optimization import learning_rate_schedule, parameter_groups
@@ -35,6 +36,7 @@ class Pretraining(L.LightningModule):
         self.config = config
         self.model = FusionPercPretraining(config.model, config.pretraining)
         self.objective = PretrainingObjective(config)
+        self.teacher = None if self.model.pictured is None else PictureTeacher(config.model.camera)
 
     def training_step(self, batch: UnlabelledBatch, batch_index: int) -> Tensor:
         train = self.config.train
@@ -62,8 +64,13 @@ class Pretraining(L.LightningModule):
         share = config.mismatched if config.wants_matching else 0.0
         mixed, belongs = mismatch(batch.inputs, share, generator)
         masked = mask_inputs(mixed, config, self.objective.grid, generator)
-        output = self.model(masked.inputs, batch.measured.horizon_s)
-        return self.objective(output, batch.measured, batch.depth_m, masked.hidden, belongs, generator)
+        places_m, seen = None, None
+        if self.teacher is not None and batch.inputs.cameras is not None:
+            places_m = ends_of_rays(batch.measured.lidar, batch.measured.horizon_s.shape[1])
+            seen = self.teacher.see(batch.inputs.cameras, places_m)
+            places_m = places_m.nan_to_num()
+        output = self.model(masked.inputs, batch.measured.horizon_s, places_m)
+        return self.objective(output, batch.measured, batch.depth_m, masked.hidden, belongs, generator, seen)
 
     def transfer_batch_to_device(
         self, batch: UnlabelledBatch, device: torch.device, dataloader_idx: int
