@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.1, 0.3, 1.0], help="shares of the labels")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pretraining-seeds", type=int, help="pretrainings of each arm, at most as many as seeds")
-    parser.add_argument("--pretraining-steps", type=int, default=600)
+    parser.add_argument("--pretraining-steps", type=int, default=2400)
     parser.add_argument("--parallel", type=int, default=1, help="jobs side by side")
     parser.add_argument("--tables-only", action="store_true", help="train nothing, print what is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
