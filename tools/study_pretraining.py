@@ -32,7 +32,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fusionperc.config import ConfigError, load_config
+from fusionperc.config import load_config
 from fusionperc.console import console, run_tool
 from fusionperc.files import whole_file
 
@@ -59,8 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, e.g. configs/pretraining.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs and of study.json")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--fractions", nargs="+", type=float, default=[0.1, 0.3, 1.0], help="shares of the labels")
+    parser.add_argument("--arms", type=listed, default=ARMS, help=f"some of {','.join(ARMS)}; default: all")
+    parser.add_argument("--fractions", type=shares, default=(0.1, 0.3, 1.0), help="shares of the labels: 0.1,0.3,1")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pretraining-seeds", type=int, help="pretrainings of each arm, at most as many as seeds")
     parser.add_argument("--pretraining-steps", type=int, default=2400)
@@ -76,11 +76,25 @@ def main() -> None:
     show(study)
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Arms of a list with commas."""
+    unknown = set(text.split(",")) - set(ARMS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(sorted(unknown))}; there are {', '.join(ARMS)}")
+    return tuple(arm for arm in ARMS if arm in text.split(","))
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Shares of the labels of a list with commas."""
+    values = tuple(float(part) for part in text.split(","))
+    if not all(0 < value <= 1 for value in values):
+        raise argparse.ArgumentTypeError(f"{text}: give shares above 0, at most 1")
+    return values
+
+
 def planned(arguments: argparse.Namespace) -> list[Job]:
     """All jobs of the study, the most telling first."""
     fine_tuning_steps = load_config(arguments.config, arguments.overrides).train.steps
-    if not all(0 < fraction <= 1 for fraction in arguments.fractions):
-        raise ConfigError(f"--fractions {arguments.fractions}: give shares above 0, at most 1")
     jobs: list[Job] = []
     for seed in range(arguments.seeds):
         for arm in arguments.arms:
