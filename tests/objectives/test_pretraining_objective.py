@@ -200,7 +200,7 @@ def test_a_moment_without_scan_is_not_taken_for_an_empty_one() -> None:
     measured = measurements(batch=1)
     silent = replace(measured.radar, is_measured=torch.tensor([True, False]))
     losses = losses_of(config_of(), outputs(batch=1), replace(measured, radar=silent))
-    assert float(losses["radar"]) > 0 and float(losses["prediction_radar"]) == 0
+    assert losses["radar"].item() > 0 and losses["prediction_radar"].item() == 0
 
 
 # -- contrast ---------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_one_sensor_alone_has_nothing_to_agree_with() -> None:
     output = replace(outputs(), embeddings={"camera": leaf, "lidar": leaf * 2})
     output = replace(output, features=replace(output.features, present=output.features.present | apart))
     losses = losses_of(config_of(), output)
-    assert float(losses["contrast"]) == 0
+    assert losses["contrast"].item() == 0
     losses["contrast"].backward()
     assert leaf.grad is None and output.features.fused.grad is not None
     assert not bool(output.features.fused.grad.any())
