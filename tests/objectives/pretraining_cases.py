@@ -1,0 +1,105 @@
+"""Measurements and outputs that the tests of pretraining losses share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fusionperc.config import Config, build_config
+from fusionperc.geometry import BevGrid, VoxelGrid
+from fusionperc.measurements import LidarRays, Measurements, RadarReturns
+from fusionperc.models.encoder import BevFeatures
+from fusionperc.models.pretraining import PretrainingOutput
+from fusionperc.models.reconstruction import Reconstruction
+from fusionperc.objectives.pretraining import PretrainingObjective
+from fusionperc.types import Sensor
+
+#: 8 x 8 cells of 2 m, 4 layers of 2 m.
+GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0)
+VOLUME = VoxelGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0, 2.0)
+TERMS = {
+    "likelihood", "radar", "doppler", "depth", "prediction", "prediction_radar", "prediction_doppler", "contrast",
+    "matching",
+}  # fmt: skip
+
+
+def config_of(**pretraining: object) -> Config:
+    return build_config(
+        {
+            "model": {
+                "grid": {"range_m": 8.0, "cell_m": 2.0},
+                "lidar": {"pillar_m": 2.0},
+                "radar": {"pillar_m": 2.0},
+                "camera": {"weights": "none", "depth_bins": 4, "depth_min_m": 1, "depth_max_m": 9},
+            },
+            "pretraining": {"layer_m": 2.0, "ray_bins": 16, "ray_bin_m": 1.0, **pretraining},
+        }
+    )
+
+
+def measurements(batch: int = 2, rays: int = 12) -> Measurements:
+    """Two moments of each sample; every ray ends 3 to 5 m from the middle, on another side; one radar return each."""
+    angle = 0.1 + torch.arange(rays) * (2 * math.pi / rays)
+    direction = torch.stack([angle.cos(), angle.sin(), torch.zeros(rays)], 1)
+    moments = 2 * batch
+    return Measurements(
+        torch.tensor([[0.0, 1.0]]).repeat(batch, 1),
+        LidarRays(
+            torch.zeros(moments, 3),
+            direction.repeat(moments, 1, 1),
+            torch.linspace(3.0, 5.0, rays).repeat(moments, 1),
+        ),
+        RadarReturns(
+            torch.tensor([[3.0, 1.0, 0.0]]).repeat(moments, 1),
+            torch.tensor([[0.6, 0.8]]).repeat(moments, 1),
+            torch.full((moments,), 2.0),
+            torch.arange(moments),
+            torch.ones(moments, dtype=torch.bool),
+        ),
+    )
+
+
+def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
+    """Random leaves that take gradients."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    sensors: tuple[Sensor, ...] = ("camera", "radar", "lidar")
+    moments = 2 * batch
+    density = (torch.rand(moments, 4, 8, 8, generator=generator) * 0.2 + 0.02).requires_grad_()
+    return PretrainingOutput(
+        BevFeatures(
+            leaf(batch, 8, 8, 8),
+            {},
+            {sensor: torch.ones(batch, dtype=torch.bool) for sensor in sensors},
+            leaf(batch, 1, 4, 2, 3),
+        ),
+        Reconstruction(VOLUME, density, leaf(moments, 8, 8), leaf(moments, 2, 8, 8), leaf(moments, 8, 8)),
+        {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
+        leaf(batch),
+    )
+
+
+def losses_of(
+    config: Config,
+    output: PretrainingOutput,
+    measured: Measurements | None = None,
+    *,
+    hidden: Tensor | None = None,
+    belongs: Tensor | None = None,
+) -> dict[str, Tensor]:
+    measured = measurements() if measured is None else measured
+    batch = measured.horizon_s.shape[0]
+    return PretrainingObjective(config)(
+        output,
+        measured,
+        torch.full((batch, 1, 2, 3), 4.5),
+        torch.ones(batch, 8, 8, dtype=torch.bool) if hidden is None else hidden,
+        torch.ones(batch, dtype=torch.bool) if belongs is None else belongs,
+        torch.Generator().manual_seed(0),
+    )

@@ -1,0 +1,246 @@
+"""The pretraining losses: each by hand, what is switched off does not run, what does not belong teaches nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pretraining_cases import GRID, TERMS, VOLUME, config_of, losses_of, measurements, outputs
+from torch import Tensor
+
+from fusionperc.measurements import LidarRays, RadarReturns
+from fusionperc.models.pretraining import FusionPercPretraining
+from fusionperc.models.reconstruction import Reconstruction
+from fusionperc.objectives import pretraining as module
+from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, radar_terms
+from fusionperc.types import Sensor
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_total_is_the_weighted_sum() -> None:
+    weights = {"likelihood": 0.7, "prediction": 1.3, "contrast": 0.2, "matching": 0.4, "depth": 0.5, "radar": 0.25}
+    losses = losses_of(config_of(**weights), outputs())
+    assert losses.keys() == TERMS | {"total"}
+    of = {
+        "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5, "prediction": 1.3,
+        "prediction_radar": 1.3 * 0.25, "prediction_doppler": 1.3 * 0.25, "contrast": 0.2, "matching": 0.4,
+    }  # fmt: skip
+    expected = sum(weight * losses[name] for name, weight in of.items())
+    torch.testing.assert_close(losses["total"], expected)
+    assert all(
+        bool(losses[name].isfinite()) and losses[name].item() > 0 for name in TERMS - {"doppler", "prediction_doppler"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("off", "gone", "not_run"),
+    [
+        ("likelihood", {"likelihood", "radar", "doppler", "depth"}, "depth_loss"),
+        ("prediction", {"prediction", "prediction_radar", "prediction_doppler"}, None),
+        ("radar", {"radar", "doppler", "prediction_radar", "prediction_doppler"}, "radar_terms"),
+        ("depth", {"depth"}, "depth_loss"),
+    ],
+)
+def test_what_weighs_nothing_is_not_computed(
+    off: str, gone: set[str], not_run: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not_run is not None:
+        monkeypatch.setattr(module, not_run, None)
+    assert losses_of(config_of(**{off: 0}), outputs()).keys() == (TERMS - gone) | {"total"}
+
+
+@pytest.mark.parametrize(
+    ("off", "part"),
+    [
+        ({"likelihood": 0, "prediction": 0}, "reconstruction"),
+        ({"contrast": 0}, "embeddings"),
+        ({"matching": 0}, "matching"),
+        ({"mismatched": 0}, "matching"),
+    ],
+)
+def test_a_network_has_no_head_for_what_weighs_nothing(off: dict[str, float], part: str) -> None:
+    def parts(**changes: object) -> set[str]:
+        config = config_of(**changes)
+        network = FusionPercPretraining(config.model, config.pretraining)
+        return {name.partition(".")[0] for name, _ in network.named_parameters()}
+
+    assert parts() - parts(**off) == {part}
+
+
+def test_what_does_not_belong_together_teaches_matching_only() -> None:
+    output = outputs()
+    losses = losses_of(config_of(), output, belongs=torch.tensor([True, False]))
+    losses["total"].backward()
+    reconstruction = output.reconstruction
+    assert reconstruction is not None and output.match_logits is not None
+    leaves = (reconstruction.density, reconstruction.radar_logits, reconstruction.velocity_mps)
+    for value in (*leaves, reconstruction.doppler_log_scale):
+        assert value.grad is not None
+        for moment, learns in enumerate((True, True, False, False)):
+            assert bool(value.grad[moment].any()) == learns
+    assert output.features.depth_logits is not None and output.features.depth_logits.grad is not None
+    assert bool(output.features.depth_logits.grad[0].any()) and not bool(output.features.depth_logits.grad[1].any())
+    assert output.match_logits.grad is not None
+    signs = output.match_logits.grad.sign().tolist()
+    assert signs == [-1.0, 1.0]  # towards "yes" and "no"
+    expected = F.binary_cross_entropy_with_logits(output.match_logits, torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(losses["matching"], expected)
+
+
+def test_contrast_leaves_out_what_does_not_belong() -> None:
+    embeddings = {s: torch.randn(2, 6, 8, 8, requires_grad=True) for s in outputs().embeddings}
+    losses = losses_of(config_of(), replace(outputs(), embeddings=embeddings), belongs=torch.tensor([False, True]))
+    losses["contrast"].backward()
+    for value in embeddings.values():
+        assert value.grad is not None and not bool(value.grad[0].any()) and bool(value.grad[1].any())
+
+
+def test_a_batch_where_nothing_belongs_is_no_error() -> None:
+    output = outputs()
+    losses = losses_of(config_of(), output, belongs=torch.zeros(2, dtype=torch.bool))
+    assert all(losses[name].item() == 0 for name in TERMS - {"matching"})
+    losses["total"].backward()
+    assert output.reconstruction is not None and output.reconstruction.density.grad is not None
+    assert not bool(output.reconstruction.density.grad.any())
+
+
+# -- rays -------------------------------------------------------------------------------------------------------------
+
+
+def test_rays_that_end_where_nothing_was_hidden_weigh_less() -> None:
+    measured, output = measurements(batch=1), outputs(batch=1)
+    hidden = torch.zeros(1, 8, 8, dtype=torch.bool)
+    hidden[:, 4:] = True  # all that is ahead
+    config = config_of(visible=0.3)
+    assert output.reconstruction is not None
+    nats = PretrainingObjective(config).rays(output.reconstruction, measured.lidar)
+    nats_now, nats_later = nats.negative_log_likelihood(measured.lidar.range_m)
+    ends_x = (measured.lidar.direction[0] * measured.lidar.range_m[0, :, None])[:, 0]
+    weight = torch.where(ends_x >= 0, 1.0, 0.3)
+    assert 0 < int((ends_x >= 0).sum()) < 12
+    losses = losses_of(config, output, measured, hidden=hidden)
+    torch.testing.assert_close(losses["likelihood"], (nats_now * weight).sum() / weight.sum())
+    torch.testing.assert_close(losses["prediction"], nats_later.mean())
+
+
+def test_rays_that_are_none_do_not_count() -> None:
+    measured, output = measurements(batch=1), outputs(batch=1)
+    some = measured.lidar.range_m.clone()
+    some[:, ::2] = math.nan
+    few = replace(measured, lidar=replace(measured.lidar, range_m=some))
+    assert output.reconstruction is not None
+    nats = PretrainingObjective(config_of()).rays(output.reconstruction, measured.lidar)
+    expected = nats.negative_log_likelihood(measured.lidar.range_m)[:, 1::2].mean(1)
+    losses = losses_of(config_of(), output, few)
+    torch.testing.assert_close(torch.stack([losses["likelihood"], losses["prediction"]]), expected)
+
+
+def test_a_network_that_predicts_nan_is_told() -> None:
+    """It must not look like a sweep without rays: the run has to stop."""
+    output = outputs()
+    assert output.reconstruction is not None
+    broken = replace(output.reconstruction, density=output.reconstruction.density * math.nan)
+    assert bool(losses_of(config_of(), replace(output, reconstruction=broken))["total"].isnan())
+    broken = replace(output.reconstruction, radar_logits=output.reconstruction.radar_logits * math.nan)
+    assert bool(losses_of(config_of(), replace(output, reconstruction=broken))["total"].isnan())
+
+
+def test_ends_in() -> None:
+    cells = torch.zeros(2, 8, 8, dtype=torch.bool)
+    cells[0, 5, 4] = True  # x 2 to 4, y 0 to 2
+    cells[1, 6, 4] = True  # x 4 to 6
+    ahead = torch.tensor([1.0, 0.0, 0.0]).expand(4, 5, 3)
+    origin = torch.tensor([[0.0, 0.5, 0.0], [2.0, 0.5, 0.0], [0.0, 0.5, 0.0], [0.0, -0.5, 0.0]])
+    range_m = torch.tensor([1.9, 2.0, 4.5, math.inf, math.nan]).expand(4, 5)
+    found = ends_in(LidarRays(origin, ahead, range_m), cells, GRID)
+    assert found.tolist() == [
+        [False, True, False, False, False],
+        [True, False, False, False, False],  # 3.9, 4.0 and 6.5 m: a later moment of the first sample
+        [False, False, True, False, False],
+        [False] * 5,
+    ]
+    steep = LidarRays(torch.zeros(2, 3), torch.tensor([[[0.0, 0, 1]]]).expand(2, 1, 3), torch.full((2, 1), 4.0))
+    assert not bool(ends_in(steep, torch.ones(2, 8, 8, dtype=torch.bool), GRID).any()), "above the grid"
+
+
+# -- radar ------------------------------------------------------------------------------------------------------------
+
+
+def test_radar_by_hand() -> None:
+    """One return in one cell of the first moment, two in one cell of the second, none that counts in the third."""
+    logits = torch.full((4, 8, 8), -2.0)
+    logits[0, 5, 4] = 1.0
+    velocity = torch.zeros(4, 2, 8, 8)
+    velocity[:, 0], velocity[:, 1] = 3.0, -1.0
+    log_scale = torch.full((4, 8, 8), math.log(0.4))
+    reconstruction = Reconstruction(VOLUME, torch.zeros(4, 4, 8, 8), logits, velocity, log_scale)
+    radar = RadarReturns(
+        torch.tensor([[3.0, 1.0, 0.0], [-7.0, 5.0, 0.0], [-6.5, 5.5, 1.0], [20.0, 0.0, 0.0]]),
+        torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0], [1.0, 0.0]]),
+        torch.tensor([2.0, 3.0, 0.0, 0.0]),
+        torch.tensor([0, 1, 1, 2]),
+        torch.tensor([True, True, True, False]),
+    )
+    occupied, doppler, has_radar = radar_terms(reconstruction, radar, GRID)
+    assert has_radar.tolist() == [True, True, False, False]
+    empty = 63 * math.log1p(math.exp(-2.0))
+    assert float(occupied[0]) == pytest.approx(math.log1p(math.exp(-1.0)) + empty, rel=1e-5)
+    assert float(occupied[1]) == pytest.approx(math.log1p(math.exp(2.0)) + empty, rel=1e-5)
+    # Scale: 0.4 beside the radar's own 0.1. Radial: 0.6 * 3 - 0.8 * 1 = 1 against 2; 3 against 3 and 1 against 0.
+    norm = math.log(2 * 0.5)
+    assert float(doppler[0]) == pytest.approx(1 / 0.5 + norm, rel=1e-5)
+    assert float(doppler[1]) == pytest.approx((0 / 0.5 + 1 / 0.5) / 2 + norm, rel=1e-5)
+
+
+def test_a_moment_without_scan_is_not_taken_for_an_empty_one() -> None:
+    measured = measurements(batch=1)
+    silent = replace(measured.radar, is_measured=torch.tensor([True, False]))
+    losses = losses_of(config_of(), outputs(batch=1), replace(measured, radar=silent))
+    assert losses["radar"].item() > 0 and losses["prediction_radar"].item() == 0
+
+
+# -- contrast ---------------------------------------------------------------------------------------------------------
+
+
+def contrast(embeddings: dict[Sensor, Tensor], present: dict[Sensor, Tensor] | None = None) -> Tensor:
+    output = replace(outputs(), embeddings=embeddings)
+    if present is not None:
+        output = replace(output, features=replace(output.features, present=output.features.present | present))
+    return losses_of(config_of(contrast_cells=100), output).get("contrast", torch.tensor(math.nan))
+
+
+def test_contrast_is_lowest_where_sensors_agree_cell_by_cell() -> None:
+    codes = torch.eye(128).view(2, 8, 8, 128).movedim(-1, 1)  # every cell of every sample its own direction
+    agree = contrast({"camera": codes, "lidar": codes})
+    # Twelve rays end in 12 cells at most, of two samples: the best that a temperature of 0.1 allows.
+    assert 0 <= float(agree) < 24 * math.exp(-10)
+    same_everywhere = F.normalize(torch.ones_like(codes), dim=1)
+    rays = measurements().lidar
+    at, _ = GRID.cell_indices(rays.direction[0] * rays.range_m[0, :, None])
+    chance = math.log(2 * len(torch.unique(at, dim=0)))
+    alike: dict[Sensor, Tensor] = {"camera": same_everywhere, "lidar": same_everywhere}
+    assert float(contrast(alike)) == pytest.approx(chance, rel=1e-4)
+    shifted = codes.roll(1, dims=2)
+    assert float(contrast({"camera": codes, "lidar": shifted})) > chance + 1
+    torch.manual_seed(0)
+    one, other = (F.normalize(torch.randn(2, 6, 8, 8), dim=1) for _ in range(2))
+    torch.testing.assert_close(contrast({"camera": one, "lidar": other}), contrast({"camera": other, "lidar": one}))
+
+
+def test_one_sensor_alone_has_nothing_to_agree_with() -> None:
+    leaf = torch.randn(2, 6, 8, 8, requires_grad=True)
+    output = replace(outputs(), embeddings={"lidar": leaf})
+    assert "contrast" not in losses_of(config_of(), output)
+    # Two sensors in the batch, but in no sample together.
+    apart: dict[Sensor, Tensor] = {"camera": torch.tensor([True, False]), "lidar": torch.tensor([False, True])}
+    output = replace(outputs(), embeddings={"camera": leaf, "lidar": leaf * 2})
+    output = replace(output, features=replace(output.features, present=output.features.present | apart))
+    losses = losses_of(config_of(), output)
+    assert losses["contrast"].item() == 0
+    losses["contrast"].backward()
+    assert leaf.grad is None and output.features.fused.grad is not None
+    assert not bool(output.features.fused.grad.any())
