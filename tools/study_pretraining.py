@@ -9,7 +9,8 @@
 Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to those of fine-tuning; `all`, pretrained
 with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, pretrained with that one alone.
 Every arm is fine-tuned for train.steps on the same labelled drives of the same seed, and scored by the official
-evaluator on data.split with all sensors and with cameras alone. No town of the pretraining drives may be in data.split:
+evaluator on data.split with all sensors and with cameras alone; with a planning head (model.planning={}) plans without
+ego status are scored, too, as tools/evaluate.py --task planning does. No town of the pretraining drives may be in data.split:
 simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command goes on.
 --tables-only prints what is there. Jobs run side by side (--parallel), each on its share of the cores.
 """
@@ -32,7 +33,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fusionperc.config import load_config
+from fusionperc.config import Config, load_config
 from fusionperc.console import console, run_tool
 from fusionperc.files import whole_file
 
@@ -94,7 +95,7 @@ def shares(text: str) -> tuple[float, ...]:
 
 def planned(arguments: argparse.Namespace) -> list[Job]:
     """All jobs of the study, the most telling first."""
-    fine_tuning_steps = load_config(arguments.config, arguments.overrides).train.steps
+    config = load_config(arguments.config, arguments.overrides)
     jobs: list[Job] = []
     for seed in range(arguments.seeds):
         for arm in arguments.arms:
@@ -104,7 +105,7 @@ def planned(arguments: argparse.Namespace) -> list[Job]:
     for fraction in arguments.fractions:
         for seed in range(arguments.seeds):
             for arm in arguments.arms:
-                jobs += fine_tuning_jobs(arguments, arm, fraction, seed, fine_tuning_steps)
+                jobs += fine_tuning_jobs(arguments, arm, fraction, seed, config)
     return jobs
 
 
@@ -119,22 +120,27 @@ def pretraining_job(arguments: argparse.Namespace, arm: str, seed: int) -> Job |
     return Job(folder, (), ("tools/pretrain.py", arguments.config, *arguments.overrides, *changes))
 
 
-def fine_tuning_jobs(arguments: argparse.Namespace, arm: str, fraction: float, seed: int, steps: int) -> list[Job]:
+def fine_tuning_jobs(arguments: argparse.Namespace, arm: str, fraction: float, seed: int, config: Config) -> list[Job]:
     """Fine-tuning of one arm, and its scoring."""
     folder = run_folder(arguments, arm, fraction, seed)
     pretraining = pretraining_job(arguments, arm, seed)
     changes = [f"run.dir={folder}", f"train.seed={seed}", f"data.label_seed={seed}", f"data.label_fraction={fraction}"]
     changes.append("train.evaluate=false")
     if arm == "longer":
-        changes.append(f"train.steps={steps + arguments.pretraining_steps}")
+        changes.append(f"train.steps={config.train.steps + arguments.pretraining_steps}")
     if pretraining is not None:
         changes.append(f"train.init_from={pretraining.folder}")
     needs = () if pretraining is None else (pretraining.done,)
     training = Job(folder, needs, ("tools/train.py", arguments.config, *arguments.overrides, *changes))
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    words = ("tools/evaluate.py", "--checkpoint", str(checkpoint), "--sensors", "+".join(SENSORS))
-    scoring = Job(folder / "detection", (training.done,), (*words, "--output", str(folder / "detection")))
-    return [training, scoring]
+    scored = {"detection": ["+".join(SENSORS)]}
+    if config.model.planning is not None:
+        scored["planning"] = [config.model.sensors, "--task", "planning", "--ego-status", "without", "--worst", "0"]
+    jobs = [training]
+    for kind, options in scored.items():
+        words = ("tools/evaluate.py", "--checkpoint", str(checkpoint), "--output", str(folder / kind), "--sensors")
+        jobs.append(Job(folder / kind, (training.done,), (*words, *options)))
+    return jobs
 
 
 def run_folder(arguments: argparse.Namespace, arm: str, fraction: float, seed: int) -> Path:
@@ -179,8 +185,7 @@ def run_job(job: Job, threads: int) -> None:
     if code:
         raise ChildProcessError(f"{words[0]} ended with status {code}: see {job.folder / 'log.txt'}")
     job.done.touch()
-    console.print(f"{job.folder.name if job.folder.name != 'detection' else job.folder.parent.name + ' scored'}: "
-                  f"{time.monotonic() - started_s:.0f} s")  # fmt: skip
+    console.print(f"{Path(*job.folder.parts[-2:])}: {time.monotonic() - started_s:.0f} s")
 
 
 def summarise(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -199,7 +204,14 @@ def summarise(arguments: argparse.Namespace) -> dict[str, Any]:
                     gains = [one[metric] - base[metric] for one, base in pairs if one and base]
                     row[f"{metric}_gain"] = spread(gains if arm != "scratch" else [])
                 rows.append(row)
-    return {"rows": rows}
+    plans = []
+    for fraction in arguments.fractions:
+        for arm in arguments.arms:
+            folders = [run_folder(arguments, arm, fraction, seed) for seed in range(arguments.seeds)]
+            each = [one for folder in folders if (one := plan_scores(folder)) is not None]
+            means = {name: spread([one[name] for one in each]) for name in ("l2_m", "collision")}
+            plans.append({"fraction": fraction, "arm": arm, **means})
+    return {"rows": rows, "plans": plans}
 
 
 def scores(folder: Path, sensors: str) -> dict[str, float] | None:
@@ -209,6 +221,17 @@ def scores(folder: Path, sensors: str) -> dict[str, float] | None:
     report = json.loads(path.read_text())
     found = report["detection"]["subsets"][sensors]
     return {"nds": found["nds"], "map": found["mean_ap"]}
+
+
+def plan_scores(folder: Path) -> dict[str, float] | None:
+    """L2, mean of 1, 2 and 3 s, and collisions up to 3 s of plans without ego status, by this package's protocol."""
+    path = folder / "planning" / "report.json"
+    if not path.exists():
+        return None
+    planners = json.loads(path.read_text())["planning"]["planners"]
+    (own,) = [planner for name, planner in planners.items() if name.startswith("model ")]
+    found = own["protocols"]["fusionperc"]
+    return {"l2_m": found["l2_m"]["avg"], "collision": found["collision"]["3s"]}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -234,6 +257,10 @@ def show(study: dict[str, Any]) -> None:
                 told(row["nds"]), told(row["nds_gain"]), told(row["map"]), told(row["map_gain"]),
             )  # fmt: skip
     console.print(table)
+    for row in study["plans"]:
+        if row["l2_m"]["values"]:
+            l2_m, hits = (row[name]["mean"] for name in ("l2_m", "collision"))
+            console.print(f"plans, {row['fraction']:.0%} of the labels, {row['arm']}: L2 {l2_m:.2f} m, hits {hits:.1%}")
 
 
 def told(value: dict[str, Any]) -> str:
