@@ -10,9 +10,9 @@ Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to t
 with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, pretrained with that one alone.
 Every arm is fine-tuned for train.steps on the same labelled drives of the same seed, and scored by the official
 evaluator on data.split with all sensors and with cameras alone; with a planning head (model.planning={}) plans without
-ego status are scored, too, as tools/evaluate.py --task planning does. No town of the pretraining drives may be in data.split:
-simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command goes on.
---tables-only prints what is there. Jobs run side by side (--parallel), each on its share of the cores.
+ego status are scored, too, as tools/evaluate.py --task planning does. No town of the pretraining drives may be in
+data.split: simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command
+goes on. --tables-only prints what is there. Jobs run side by side (--parallel), each on its share of the cores.
 """
 
 from __future__ import annotations
