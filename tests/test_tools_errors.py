@@ -117,6 +117,36 @@ def test_train_does_not_overwrite_a_run(refused: Refused, tmp_path: Path) -> Non
     assert last.read_bytes() == b"precious"
 
 
+# -- pretrain ---------------------------------------------------------------------------------------------------------
+
+
+def test_pretrain_names_an_unknown_key(refused: Refused, tmp_path: Path) -> None:
+    line = refused("pretrain", TINY, "pretraining.contrasts=0", f"run.dir={tmp_path / 'run'}")
+    assert "unknown key 'pretraining.contrasts'; did you mean 'contrast'?" in line
+    line = refused("pretrain", TINY, "pretraining.drives=[{root: a, splits: b}]", f"run.dir={tmp_path / 'run'}")
+    assert "unknown key 'pretraining.drives.0.splits'; did you mean 'split'?" in line
+    line = refused("pretrain", TINY, "model.planning={modus: 3}", f"run.dir={tmp_path / 'run'}")
+    assert "unknown key 'model.planning.modus'; did you mean 'modes'?" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_names_a_missing_folder(refused: Refused, empty_version: Path, tmp_path: Path) -> None:
+    options = [f"run.dir={tmp_path / 'run'}", "train.device=cpu"]
+    line = refused("pretrain", TINY, f"data.root={tmp_path / 'nowhere'}", *options)
+    assert line.startswith(f"error: {tmp_path / 'nowhere'}: no such folder; set data.root")
+    several = f"pretraining.drives=[{{root: {tmp_path / 'gone'}, version: v1.0-mini}}]"
+    assert f"{tmp_path / 'gone'}: no such folder" in refused(
+        "pretrain", TINY, f"data.root={empty_version}", several, *options
+    )
+
+
+def test_train_names_a_missing_pretraining_run(refused: Refused, tmp_path: Path) -> None:
+    line = refused("train", TINY, f"run.dir={tmp_path / 'run'}", "train.probe=true")
+    assert "train.probe: what stays as it is must come from train.init_from" in line
+    options = [f"train.init_from={tmp_path / 'none'}", f"train.initial={tmp_path / 'other'}"]
+    assert "give one" in refused("train", TINY, f"run.dir={tmp_path / 'run'}", *options)
+
+
 # -- evaluate, visualize ----------------------------------------------------------------------------------------------
 
 

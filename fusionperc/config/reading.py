@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -103,7 +103,16 @@ def _nearest(location: Sequence[int | str]) -> str:
 
     record: Any = Config
     for part in location[:-1]:
-        record = record.model_fields[str(part)].annotation
+        # The number of a record in a list of them is no key.
+        if isinstance(part, str):
+            record = _record_in(record.model_fields[part].annotation)
     close = difflib.get_close_matches(str(location[-1]), list(record.model_fields), n=1)
     known = ", ".join(record.model_fields)
     return f"; did you mean '{close[0]}'?" if close else f"; known here: {known}"
+
+
+def _record_in(annotation: Any) -> Any:
+    """The record of a field that holds one, perhaps none, or several."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((record for part in get_args(annotation) if (record := _record_in(part)) is not None), None)

@@ -21,6 +21,7 @@ from fusionperc.data.augment import Augmentation, apply, draw
 from fusionperc.data.errors import DataError
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.planning import collate_ego, collate_planning, with_planning
+from fusionperc.data.sample import Sample
 from fusionperc.geometry import BevGrid
 from fusionperc.types import SENSORS, Batch, CameraInputs, Points, Sensor, SensorInputs, Targets
 
@@ -76,13 +77,22 @@ class DriveDataset(Dataset[Batch]):
         batch = apply(sample, augmentation)
         if self.planning_grid is not None:
             batch = with_planning(batch, sample, self.drives.surroundings(index), augmentation, self.planning_grid)
-        inputs = batch.inputs.only(self.sensors)
-        if not bool(inputs.present.any()):
-            raise DataError(
-                f"sample {sample.token} of {sample.scene}: has no file of {', '.join(self.sensors)}, all that the "
-                "model uses: fetch them, or set data.missing=skip"
-            )
-        return replace(batch, inputs=inputs)
+        return replace(batch, inputs=seen_by(batch.inputs, self.sensors, sample))
+
+
+def seen_by(inputs: SensorInputs, sensors: Sequence[Sensor], sample: Sample) -> SensorInputs:
+    """What a model of these sensors sees of a sample.
+
+    Raises:
+        DataError: nothing.
+    """
+    seen = inputs.only(sensors)
+    if not bool(seen.present.any()):
+        raise DataError(
+            f"sample {sample.token} of {sample.scene}: has no file of {', '.join(sensors)}, all that the "
+            "model uses: fetch them, or set data.missing=skip"
+        )
+    return seen
 
 
 class DrawSampler(Sampler[tuple[int, int]]):

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from fusionperc.config import AugmentationConfig, Config, DriveFolder
 from fusionperc.data.augment import Augmentation, apply, draw
-from fusionperc.data.loading import AUGMENTATION_STREAM, DrawSampler, collate_inputs, one_thread, stacked
+from fusionperc.data.loading import AUGMENTATION_STREAM, DrawSampler, collate_inputs, one_thread, seen_by, stacked
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.geometry import transform_points
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, UnlabelledBatch
@@ -61,7 +61,7 @@ class UnlabelledDataset(Dataset[UnlabelledBatch]):
         sample = self.drives.read(index, augmentation.crops(data.image_size), self._read_sensors)
         batch = apply(sample, augmentation)
         return UnlabelledBatch(
-            inputs=batch.inputs.only(self.config.model.sensor_names),
+            inputs=seen_by(batch.inputs, self.config.model.sensor_names, sample),
             depth_m=batch.targets.depth_m,
             measured=moved_measurements(measured, augmentation),
             sample_tokens=batch.sample_tokens,

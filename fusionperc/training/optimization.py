@@ -19,7 +19,9 @@ def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_decayed = parameter.ndim > 1 and "embedding" not in name
+            # Not those of the module `embeddings`, which maps to them.
+            is_embedding = "_embedding" in name or name.endswith(".embedding")
+            is_decayed = parameter.ndim > 1 and not is_embedding
             groups.setdefault((_relative_rate(name, train), is_decayed), []).append(parameter)
     return [
         {

@@ -119,6 +119,14 @@ def test_lidar_is_predicted_but_not_shown_to_a_model_of_cameras(written_folder: 
     assert bool(batch.measured.lidar.range_m[0].isfinite().any()) and bool(batch.measured.radar.is_measured.all())
 
 
+def test_a_sample_that_shows_a_model_nothing_is_named(folder_writer: Callable[[], Any]) -> None:
+    """LiDAR is there to be predicted, but a model of radar alone has nothing to predict it from."""
+    writer = folder_writer()
+    writer.drive(0, radar=False)
+    with pytest.raises(DataError, match=r"sample sample-0-3 of scene-0001: has no file of radar, all that the model"):
+        data_set(writer.write(), "model.sensors=R")[0, 3]
+
+
 def test_batches_count_moments_sample_by_sample(written_folder: Path) -> None:
     data = data_set(written_folder)
     one, other = data[0, 1], data[1, 8]

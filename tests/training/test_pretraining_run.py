@@ -250,9 +250,8 @@ def test_each_layer_group_learns_at_its_rate(tmp_path: Path, which: str) -> None
     for name, parameter in named.items():
         rate = 0.0005 if name.startswith("camera.backbone.") else expected.get(name.partition(".")[0], 0.01)
         assert rate_of[id(parameter)] == pytest.approx(rate), name
-        assert decay_of[id(parameter)] == (
-            config.train.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0
-        )
+        is_embedding = "sensor_embedding" in name or "class_embedding" in name or "positions.embedding" in name
+        assert (decay_of[id(parameter)] > 0) == (parameter.ndim > 1 and not is_embedding), name
     assert {round(rate, 6) for rate in rate_of.values()} == {0.0005, 0.005, 0.0025, 0.01}
 
 
