@@ -17,7 +17,7 @@ from fusionperc.data.sensor_files import SensorFiles
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns
 
 #: A sweep further in time from the moment asked for is not taken (radars scan at 13 Hz, compact drives sweep at 10 Hz).
-_SLACK_S = 0.11
+SLACK_S = 0.11
 
 
 def measured_at(
@@ -88,7 +88,7 @@ def _nearest(files: SensorFiles, sample: int, column: int, horizon_s: float) -> 
     after = first + int(np.searchsorted(index.row_time_us[first : last + 1], wanted_us))
     near = [row for row in (after - 1, after) if first <= row <= last]
     row = min(near, key=lambda candidate: abs(int(index.row_time_us[candidate]) - wanted_us))
-    if abs(int(index.row_time_us[row]) - wanted_us) > _SLACK_S * 1e6:
+    if abs(int(index.row_time_us[row]) - wanted_us) > SLACK_S * 1e6:
         return None
     return row if files.file(row).is_file() else None
 
