@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,29 @@ def whole_file(path: Path, owner: str = "") -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path` to fill, and renames it when the block ends without an error.
+
+    After an error nothing is left behind.
+
+    Raises:
+        FileExistsError: there is something at `path` already, or another process is writing it.
+        OSError: the folder cannot be written.
+    """
+    temporary = path.absolute().with_name(f".{path.absolute().name}.part")
+    if path.exists():
+        raise FileExistsError(f"{path}: is there already: remove it, or write to another folder")
+    if temporary.exists():
+        raise FileExistsError(f"{temporary}: being written, or left by a run that was killed: remove it then")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def digest(content: bytes) -> str:

@@ -72,4 +72,4 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     "$python" -m venv "$venv"
 fi
 echo "installing into $venv with $("$venv/bin/python" --version) (some minutes, about 7 GB)"
-"$venv/bin/python" -m pip install -q -e '.[sim,viewer,fast,peers,dev]'
+"$venv/bin/python" -m pip install -q -e '.[sim,viewer,fast,shards,peers,dev]'

@@ -260,6 +260,9 @@ class PretrainingConfig(_Record):
     drives: tuple[DriveFolder, ...] = Field(
         (), description="folders of unlabelled drives; without any data.root, data.version and data.train_split"
     )
+    shards: str | None = Field(
+        None, description="stream training drives from shards written by tools/shard.py: their folder or URL"
+    )
     likelihood: float = Field(1.0, ge=0, description="of what was measured at the key frame, where it is hidden")
     prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
     contrast: float = Field(0.2, ge=0, description="between the sensors' maps, cell by cell (InfoNCE)")
@@ -293,6 +296,12 @@ class PretrainingConfig(_Record):
         if not 0 < value[0] <= value[1]:
             raise ValueError(f"{list(value)}: give the earlier, then the later time, both above 0")
         return value
+
+    @model_validator(mode="after")
+    def _folders_or_shards(self) -> Self:
+        if self.shards is not None and self.drives:
+            raise ValueError(f"shards = {self.shards}: drives are given, too; keep one of the two")
+        return self
 
     @property
     def wants_pictures(self) -> bool:

@@ -111,6 +111,10 @@ class Index:
     box_visibility: NDArray[np.int8]
     box_num_points: NDArray[np.int32]
 
+    def drive_of(self, sample: int) -> int:
+        """The drive that a sample belongs to."""
+        return int(np.searchsorted(self.drive_start, sample, side="right")) - 1
+
 
 def check_folder(root: Path, version: str) -> None:
     """Raises `DataError` where there is no such version, or its tables are not what a manifest beside them says."""

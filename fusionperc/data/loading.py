@@ -28,7 +28,7 @@ from fusionperc.types import SENSORS, Batch, CameraInputs, Points, Sensor, Senso
 log = logging.getLogger(__name__)
 
 #: Keeps the streams of order and augmentation apart though both start from the same seed.
-_ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
+ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
 
 
 class DriveDataset(Dataset[Batch]):
@@ -142,7 +142,7 @@ class DrawSampler(Sampler[tuple[int, int]]):
             yield number, int(order[place])
 
     def _round(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.default_rng([self.seed, _ORDER_STREAM, epoch])
+        generator = np.random.default_rng([self.seed, ORDER_STREAM, epoch])
         ticks = np.arange(self.size) + generator.random()
         chosen = np.searchsorted(self._edges, ticks, side="right").clip(max=self.size - 1)
         return generator.permutation(chosen)

@@ -17,7 +17,7 @@ from fusionperc.data.sensor_files import SensorFiles
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns
 
 #: A sweep further in time from the moment asked for is not taken (radars scan at 13 Hz, compact drives sweep at 10 Hz).
-_SLACK_S = 0.11
+SLACK_S = 0.11
 
 
 def measured_at(
@@ -88,9 +88,9 @@ def _nearest(files: SensorFiles, sample: int, column: int, horizon_s: float) -> 
     after = first + int(np.searchsorted(index.row_time_us[first : last + 1], wanted_us))
     near = [row for row in (after - 1, after) if first <= row <= last]
     row = min(near, key=lambda candidate: abs(int(index.row_time_us[candidate]) - wanted_us))
-    if abs(int(index.row_time_us[row]) - wanted_us) > _SLACK_S * 1e6:
+    if abs(int(index.row_time_us[row]) - wanted_us) > SLACK_S * 1e6:
         return None
-    return row if (files.root / index.row_file[row].decode()).is_file() else None
+    return row if files.file(row).is_file() else None
 
 
 def _lidar(
@@ -98,7 +98,7 @@ def _lidar(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Where the sensor is, (R, 3) where its rays look, (R,) how far they get."""
     ego_T_sensor, own_T_sensor = (m[0].float().numpy() for m in files.ego_T_sensor(sample, [row]))
-    points = read_lidar(files.root / files.index.row_file[row].decode())
+    points = read_lidar(files.file(row))
     direction, range_m = lidar_rays(points, own_T_sensor)
     return ego_T_sensor[:3, 3], direction @ ego_T_sensor[:3, :3].T, range_m
 
@@ -108,7 +108,7 @@ def _radar(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """(P, 3) returns, (P, 2) line of sight, (P,) speed over ground along it."""
     transform = files.ego_T_sensor(sample, [row])[0][0].float().numpy()
-    points = read_radar(files.root / files.index.row_file[row].decode(), files.config.radar_filter)
+    points = read_radar(files.file(row), files.config.radar_filter)
     own = np.stack([points["x"], points["y"], points["z"]], 1).astype(np.float32)
     turned = own @ transform[:3, :3].T
     line = turned[:, :2] / np.maximum(np.linalg.norm(turned[:, :2], axis=1, keepdims=True), 1e-6)

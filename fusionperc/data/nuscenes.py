@@ -76,7 +76,7 @@ class NuScenesDrives:
         self._exists = self._existing_files(self._samples)
         self._apply_missing()
         self.sample_tokens: list[str] = [token.decode() for token in self.index.sample_token[self._samples]]
-        self.files = SensorFiles(self.root, self.index, config)
+        self.files = SensorFiles(self.root.joinpath, self.index, config)
         self._towns = Towns(self.root)
         self._place = {token: place for place, token in enumerate(self.sample_tokens)}
 
@@ -124,7 +124,7 @@ class NuScenesDrives:
             visibility=as_tensor(tables.box_visibility[rows], torch.int64),
             annotation_tokens=[token.decode() for token in tables.box_token[rows]],
             instance=as_tensor(tables.box_instance[rows], torch.int64),
-            is_labelled=bool(tables.drive_is_labelled[self._drive(sample)]),
+            is_labelled=bool(tables.drive_is_labelled[tables.drive_of(sample)]),
         )
 
     def read(
@@ -145,38 +145,23 @@ class NuScenesDrives:
         tables = self.index
         reference = int(tables.sample_reference[sample])
         ego_T_global = inverse(pose_matrix(np.asarray(tables.row_pose[reference])))
-        exists = self._exists[index]
-        lidar, num_keyframe_points = self.files.lidar(sample, exists) if "lidar" in sensors else (None, 0)
-        radar = self.files.radar(sample, exists) if "radar" in sensors else None
-        images, camera_present, intrinsics, camera_T_ego = self.files.cameras(
-            sample, exists, crops, has_pictures="camera" in sensors
-        )
-        present = torch.tensor([bool(camera_present.any()), radar is not None, lidar is not None])
-        token, scene = tables.sample_token[sample].decode(), tables.drive_name[self._drive(sample)].decode()
-        if not bool(present.any()):
-            raise DataError(
-                f"sample {token} of {scene}: no file of any sensor ({', '.join(sensors)}) is in {self.root}: "
-                "fetch them, or set data.missing=skip"
-            )
+        readings = self.files.read(sample, self._exists[index], crops, sensors)
         past, future = self._ego_trajectory(reference, ego_T_global)
         return Sample(
             **vars(self.labels(index)),
-            token=token,
-            scene=scene,
+            **vars(readings),
+            token=tables.sample_token[sample].decode(),
+            scene=tables.drive_name[tables.drive_of(sample)].decode(),
             timestamp_us=int(tables.row_time_us[reference]),
-            images=images,
-            camera_present=camera_present,
-            intrinsics=intrinsics,
-            camera_T_ego=camera_T_ego,
-            lidar=lidar,
-            num_keyframe_points=num_keyframe_points,
-            radar=radar,
-            present=present,
             ego_past_m=past.float(),
             ego_future_m=future.float(),
             command=self._command(sample, future),
             can_bus=as_tensor(tables.sample_can_bus[sample], torch.float32),
         )
+
+    def key_frame(self, index: int) -> tuple[int, NDArray[np.bool_]]:
+        """Where a sample is in the index, and (channels,) of which channels its key frame's file is there."""
+        return int(self._samples[index]), self._exists[index]
 
     def measured(
         self, index: int, horizons_s: Sequence[float], num_rays: int, generator: np.random.Generator | None = None
@@ -191,7 +176,7 @@ class NuScenesDrives:
             DataError: the town's map expansion is there and damaged.
         """
         tables, sample = self.index, int(self._samples[index])
-        drive = self._drive(sample)
+        drive = tables.drive_of(sample)
         first, stop = int(tables.drive_start[drive]), int(tables.drive_start[drive + 1])
         reference = int(tables.sample_reference[sample])
         global_T_ego = pose_matrix(np.asarray(tables.row_pose[reference]))
@@ -232,9 +217,6 @@ class NuScenesDrives:
                 return int(self.index.sample_route_command[sample])
 
     # -- which samples ------------------------------------------------------------------------------------------------
-
-    def _drive(self, sample: int) -> int:
-        return int(np.searchsorted(self.index.drive_start, sample, side="right")) - 1
 
     def _samples_of_split(self, is_labelled_share: bool) -> NDArray[np.int64]:
         here = [name.decode() for name in self.index.drive_name]

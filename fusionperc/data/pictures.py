@@ -8,15 +8,16 @@ Picture coordinates have pixel centres at index + 0.5, so a picture scaled by s 
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fusionperc.data.errors import DataError
+from fusionperc.data.pointclouds import SensorFile
 
 #: Decoding at a reduced size may leave up to this much to enlarge: less than the picture's own blur.
 _SMALLEST_SHARE = 0.9
@@ -48,7 +49,7 @@ class PictureCrop:
         return scale, left, scale * original[0] - self.size[0]
 
 
-def read_picture(path: Path, crop: PictureCrop | None) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def read_picture(path: SensorFile, crop: PictureCrop | None) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """A picture and the map from its original coordinates.
 
     Args:
@@ -63,7 +64,7 @@ def read_picture(path: Path, crop: PictureCrop | None) -> tuple[NDArray[np.uint8
         DataError: the file is cut off or no picture.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
             if crop is None:
                 return _channels_first(picture.convert("RGB")), np.eye(3)
             original = (picture.height, picture.width)

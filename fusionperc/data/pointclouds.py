@@ -6,8 +6,7 @@ numbers that are none is damaged, and says so by name.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +34,28 @@ _REMEDY = "fetch the file again, or set data.missing=skip after removing it"
 _RADAR_FLOATS = tuple(name for name in RADAR_DTYPE.names or () if RADAR_DTYPE[name].kind == "f")
 
 
-def read_lidar(path: Path) -> NDArray[np.float32]:
-    """(P, 5) of x, y, z in metres in the LiDAR's frame, intensity 0 to 255, ring.
+class SensorFile(Protocol):
+    """What is read of a file: of a `Path`, or of one that a shard holds. Its name in messages is its `str`."""
+
+    def is_file(self) -> bool: ...
+
+    def read_bytes(self) -> bytes: ...
+
+
+def read_lidar(path: SensorFile) -> NDArray[np.float32]:
+    """(P, 5) of x, y, z in metres in the LiDAR's frame, intensity 0 to 255, ring; not to be written to.
 
     Raises:
         FileNotFoundError: there is no such file.
         DataError: the file's size is no whole number of points, or a value is NaN or infinite.
     """
-    values = np.fromfile(path, dtype="<f4")
-    size = path.stat().st_size
+    content = path.read_bytes()
+    size = len(content)
     if size % (4 * LIDAR_COLUMNS):
         raise DataError(
             f"{path}: {size} bytes are no whole number of 20-byte LiDAR points, the file is cut off: {_REMEDY}"
         )
+    values = np.frombuffer(content, dtype="<f4")
     points = values.reshape(-1, LIDAR_COLUMNS)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(points)).any(1).sum())
@@ -55,7 +63,7 @@ def read_lidar(path: Path) -> NDArray[np.float32]:
     return points.astype(np.float32, copy=False)
 
 
-def read_radar(path: Path, point_filter: Literal["devkit", "none"] = "devkit") -> NDArray[Any]:
+def read_radar(path: SensorFile, point_filter: Literal["devkit", "none"] = "devkit") -> NDArray[Any]:
     """Radar points as a structured array of `RADAR_DTYPE`, in the radar's frame (x front, y left).
 
     Args:
@@ -161,7 +169,7 @@ def _medians(values: NDArray[np.float32], is_known: NDArray[np.bool_]) -> NDArra
     return np.where(count > 0, middle, 0.0).astype(np.float32)
 
 
-def _split_header(path: Path, content: bytes) -> tuple[dict[str, list[str]], bytes]:
+def _split_header(path: SensorFile, content: bytes) -> tuple[dict[str, list[str]], bytes]:
     """The header's words by key, and the bytes after its DATA line."""
     start = content.find(b"\nDATA ")
     end = content.find(b"\n", start + 1)
@@ -172,7 +180,7 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, list[str]], byt
     return {line[0]: line[1:] for line in words if line}, content[end + 1 :]
 
 
-def _checked_count(path: Path, header: dict[str, list[str]]) -> int:
+def _checked_count(path: SensorFile, header: dict[str, list[str]]) -> int:
     """The number of points after holding the header against nuScenes' own."""
     names = list(RADAR_DTYPE.names or ())
     expected = {

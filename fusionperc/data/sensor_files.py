@@ -6,8 +6,8 @@ Which file belongs where is in the `Index`; a row is one reading of one sensor. 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from fusionperc.config import DataConfig
 from fusionperc.data.errors import DataError
 from fusionperc.data.index import CAMERA_COLUMNS, LIDAR_COLUMN, RADAR_COLUMNS, Index, pose_matrix
 from fusionperc.data.pictures import PictureCrop, read_picture
-from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, is_own_vehicle, read_lidar, read_radar
+from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, SensorFile, is_own_vehicle, read_lidar, read_radar
 from fusionperc.geometry import inverse
-from fusionperc.types import CAMERAS, Points
+from fusionperc.types import CAMERAS, Points, Sensor
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +28,35 @@ log = logging.getLogger(__name__)
 _PICTURE_SIZE = (900, 1600)
 
 
+@dataclass(frozen=True)
+class Readings:
+    """What the sensors of a key frame and its sweeps read; fields as in `sample.Sample`."""
+
+    images: Tensor
+    camera_present: Tensor
+    intrinsics: Tensor
+    camera_T_ego: Tensor
+    lidar: Points | None
+    num_keyframe_points: int
+    radar: Points | None
+    present: Tensor
+
+
 class SensorFiles:
     """Reads rows of an index.
 
     Args:
-        root: the nuScenes folder.
+        find: the file of a name in the index: `root.joinpath` of a nuScenes folder.
         index: of its tables.
         config: sweeps, filters, and what to do about missing files.
     """
 
-    def __init__(self, root: Path, index: Index, config: DataConfig) -> None:
-        self.root, self.index, self.config = root, index, config
+    def __init__(self, find: Callable[[str], SensorFile], index: Index, config: DataConfig) -> None:
+        self.find, self.index, self.config = find, index, config
+
+    def file(self, row: int) -> SensorFile:
+        """The file of a row; it need not be there."""
+        return self.find(self.index.row_file[row].decode())
 
     def ego_T_global(self, sample: int) -> Tensor:
         """(4, 4) float64 into the ego frame of a sample's key frame."""
@@ -55,7 +73,7 @@ class SensorFiles:
         oldest = row - (num_sweeps - 1) * stride
         return list(range(row, max(int(self.index.row_first[row]), oldest) - 1, -stride))
 
-    def is_absent(self, file: Path, key_frame: bool) -> bool:
+    def is_absent(self, file: SensorFile, key_frame: bool) -> bool:
         """Whether a sweep is to be left out because it has no file. Raises `DataError` if it may not be."""
         if file.is_file():
             return False
@@ -73,12 +91,41 @@ class SensorFiles:
         global_T_sensor = pose_matrix(self.index.row_pose[list(rows)]) @ own_T_sensor
         return self.ego_T_global(sample) @ global_T_sensor, own_T_sensor
 
-    def lidar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, int]:
-        """Sweeps, newest first, and how many points the key frame's own has.
+    def read(
+        self, sample: int, exists: NDArray[np.bool_], crops: Sequence[PictureCrop] | None, sensors: Sequence[Sensor]
+    ) -> Readings:
+        """The key frame of a sample with its sweeps.
 
         Args:
             sample: its place in the index.
             exists: (channels,) whether the key frame's file of each channel is there; also below.
+            crops: one per camera, how its picture is brought to size; None keeps the original pictures.
+            sensors: sensors to read; the others are absent.
+
+        Raises:
+            DataError: as `NuScenesDrives.read`.
+        """
+        lidar, num_keyframe_points = self.lidar(sample, exists) if "lidar" in sensors else (None, 0)
+        radar = self.radar(sample, exists) if "radar" in sensors else None
+        images, camera_present, intrinsics, camera_T_ego = self.cameras(
+            sample, exists, crops, has_pictures="camera" in sensors
+        )
+        present = torch.tensor([bool(camera_present.any()), radar is not None, lidar is not None])
+        if not bool(present.any()):
+            token = self.index.sample_token[sample].decode()
+            drive = self.index.drive_name[self.index.drive_of(sample)].decode()
+            first = self.file(int(self.index.sample_reference[sample]))
+            raise DataError(
+                f"sample {token} of {drive}: no file of any sensor ({', '.join(sensors)}) is there, such as {first}: "
+                "fetch them, or set data.missing=skip"
+            )
+        return Readings(images, camera_present, intrinsics, camera_T_ego, lidar, num_keyframe_points, radar, present)
+
+    def lidar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, int]:
+        """Sweeps, newest first, and how many points the key frame's own has.
+
+        Args:
+            sample, exists: as in `read`.
         """
         if not exists[LIDAR_COLUMN]:
             return None, 0
@@ -87,7 +134,7 @@ class SensorFiles:
         xyz: list[NDArray[np.float32]] = []
         features: list[NDArray[np.float32]] = []
         for place, row in enumerate(rows):
-            file = self.root / self.index.row_file[row].decode()
+            file = self.file(row)
             if self.is_absent(file, place == 0):
                 continue
             points = read_lidar(file)
@@ -112,7 +159,7 @@ class SensorFiles:
         xyz: list[NDArray[np.float32]] = []
         features: list[NDArray[np.float32]] = []
         for row, transform in zip(rows, ego_T_sensor, strict=True):
-            file = self.root / self.index.row_file[row].decode()
+            file = self.file(row)
             if self.is_absent(file, row in key_frames):
                 continue
             points = read_radar(file, self.config.radar_filter)
@@ -136,9 +183,7 @@ class SensorFiles:
         pictures: dict[int, NDArray[np.uint8]] = {}
         for camera in torch.nonzero(present).flatten().tolist():
             row = int(rows[camera])
-            picture, map_px = read_picture(
-                self.root / self.index.row_file[row].decode(), None if crops is None else crops[camera]
-            )
+            picture, map_px = read_picture(self.file(row), None if crops is None else crops[camera])
             pictures[camera] = picture
             calibration = self.index.calibration_intrinsics[self.index.row_calibration[row]]
             intrinsics[camera] = torch.from_numpy(map_px @ calibration)

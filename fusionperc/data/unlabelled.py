@@ -6,17 +6,24 @@ Drives may come from several folders at once, with or without annotation tables;
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from typing_extensions import TypeVar
 
 from fusionperc.config import AugmentationConfig, Config, DriveFolder
 from fusionperc.data.augment import Augmentation, apply, draw
 from fusionperc.data.loading import AUGMENTATION_STREAM, DrawSampler, collate_inputs, one_thread, seen_by, stacked
 from fusionperc.data.nuscenes import NuScenesDrives
+from fusionperc.data.pictures import PictureCrop
+from fusionperc.data.sample import Sample
+from fusionperc.data.shards import ShardDrives, WindowSampler
 from fusionperc.geometry import transform_points
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, UnlabelledBatch
 from fusionperc.types import Sensor
@@ -27,7 +34,22 @@ log = logging.getLogger(__name__)
 HELD_HORIZONS_S = (0.0, 1.0, 2.0, 3.0)
 
 
-class UnlabelledDataset(Dataset[UnlabelledBatch]):
+class UnlabelledDrives(Protocol):
+    """Where unlabelled samples are read: `NuScenesDrives` or `ShardDrives`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, crops: Sequence[PictureCrop] | None, sensors: Sequence[Sensor]) -> Sample: ...
+
+    def measured(
+        self, index: int, horizons_s: Sequence[float], num_rays: int, generator: np.random.Generator | None = None
+    ) -> Measurements: ...
+
+
+Drives = TypeVar("Drives", bound=UnlabelledDrives, default=NuScenesDrives)
+
+
+class UnlabelledDataset(Dataset[UnlabelledBatch], Generic[Drives]):
     """Key frames with what was measured then and later, as batches of one.
 
     An item is asked for by its index: as it is, at `HELD_HORIZONS_S`, with evenly spaced rays; or by (draw, index):
@@ -38,8 +60,9 @@ class UnlabelledDataset(Dataset[UnlabelledBatch]):
         config: of the run.
     """
 
-    def __init__(self, drives: NuScenesDrives, config: Config) -> None:
-        self.drives, self.config = drives, config
+    def __init__(self, drives: Drives, config: Config) -> None:
+        self.drives: Drives = drives
+        self.config = config
         sensors = config.model.sensor_names
         # What LiDAR and radar measure is predicted even by a model of cameras alone, but it is not shown to it.
         self._read_sensors: tuple[Sensor, ...] = tuple(dict.fromkeys([*sensors, "lidar"]))
@@ -99,14 +122,18 @@ def unlabelled_folders(config: Config) -> tuple[DriveFolder, ...]:
 def held_drives(config: Config) -> NuScenesDrives:
     """The drives of `data.split`, on which pretraining is measured."""
     data = config.data
-    return _opened(DriveFolder(root=data.root, version=data.version, split=data.split), config)
+    return open_drives(DriveFolder(root=data.root, version=data.version, split=data.split), config)
 
 
-def _opened(folder: DriveFolder, config: Config) -> NuScenesDrives:
-    cache = config.data.cache if config.data.cache is not None else config.run.dir / "cache"
-    drives = NuScenesDrives(folder.root, folder.version, folder.split, config=config.data, cache=cache)
+def open_drives(folder: DriveFolder, config: Config) -> NuScenesDrives:
+    """The drives of a folder. Raises `DataError` as `NuScenesDrives`."""
+    drives = NuScenesDrives(folder.root, folder.version, folder.split, config=config.data, cache=_cache(config))
     log.info("unlabelled: %d key frames of %s, split %s", len(drives), folder.root, folder.split)
     return drives
+
+
+def _cache(config: Config) -> Path:
+    return config.data.cache if config.data.cache is not None else config.run.dir / "cache"
 
 
 def make_unlabelled_loader(
@@ -116,25 +143,31 @@ def make_unlabelled_loader(
 
     Args:
         config: of the run.
-        training: True gives random, augmented draws from all `pretraining.drives`, False `train.validate_samples`
-            samples of `data.split`, evenly spaced and as they are.
+        training: True gives random, augmented draws from `pretraining.drives` or `pretraining.shards`, False
+            `train.validate_samples` samples of `data.split`, evenly spaced and as they are.
         start_draw: draws already taken by all processes together; only for training.
         rank, world_size: this process among those that train together; only for training.
 
     Raises:
-        DataError: as `NuScenesDrives`.
+        DataError: as `NuScenesDrives` and `ShardDrives`.
     """
     data, train = config.data, config.train
-    if training:
-        parts = [UnlabelledDataset(_opened(folder, config), config) for folder in unlabelled_folders(config)]
+    drives: list[UnlabelledDrives]
+    order: Callable[..., DrawSampler] = DrawSampler
+    if not training:
+        drives = [held_drives(config)]
+    elif config.pretraining.shards is not None:
+        shards = ShardDrives(config.pretraining.shards, config, _cache(config))
+        drives, order = [shards], partial(WindowSampler, shard_stops=shards.shard_stops)
     else:
-        parts = [UnlabelledDataset(held_drives(config), config)]
+        drives = [open_drives(folder, config) for folder in unlabelled_folders(config)]
+    parts = [UnlabelledDataset(those, config) for those in drives]
     dataset: Dataset[UnlabelledBatch] = ConcatDataset(parts)
     size = sum(len(part) for part in parts)
     sampler = None
     if training:
         draws = train.steps * train.accumulate * data.batch_size * world_size
-        sampler = DrawSampler(draws, size, seed=train.seed, start=start_draw, rank=rank, world_size=world_size)
+        sampler = order(draws, size, seed=train.seed, start=start_draw, rank=rank, world_size=world_size)
         dataset = _Drawn(parts)
     elif train.validate_samples < size:
         dataset = Subset(dataset, np.linspace(0, size - 1, train.validate_samples).round().astype(int).tolist())
@@ -153,7 +186,7 @@ def make_unlabelled_loader(
 class _Drawn(Dataset[UnlabelledBatch]):
     """Several data sets in a row, asked for by (draw, index)."""
 
-    def __init__(self, parts: Sequence[UnlabelledDataset]) -> None:
+    def __init__(self, parts: Sequence[UnlabelledDataset[Any]]) -> None:
         self.parts = parts
         self._stops = np.cumsum([len(part) for part in parts])
 
