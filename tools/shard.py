@@ -9,8 +9,8 @@ as they are: picture size, augmentation, rays, model. Pretraining then streams t
 or, after copying OUT to an object store, pretraining.shards=s3://BUCKET/SET (gs:// and r2:// likewise), of which only
 the bytes of the samples at hand are fetched; data.root is still where the held-out drives are.
 
-Every sensor file is stored once, and neither annotations nor pictures between key frames are stored: the shards take
-RATIO
+Every sensor file that a sample may need is stored once, without annotations: 64 key frames took 1.01 of the bytes of
+the sensor files in them.
 """
 
 from __future__ import annotations

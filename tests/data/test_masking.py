@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fusionperc.training.masking import mask_inputs, mask_patches, mismatch, wrong_calibrations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
+from fusionperc.data import masking
+from fusionperc.data.masking import mask_inputs, mask_patches, mismatch, wrong_calibrations
 from fusionperc.geometry import BevGrid, project_points, rigid, rotation_from_yaw, transform_points
-from fusionperc.training import masking
 from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs
 
 GRID = BevGrid(-16.0, 16.0, -16.0, 16.0, -5.0, 3.0, 1.0)
