@@ -11,29 +11,21 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fusionperc.config import CameraEncoderConfig
 from fusionperc.geometry import project_points
 from fusionperc.measurements import LidarRays
-from fusionperc.models.camera import FEATURE_STRIDE_PX, Backbone, make_backbone
+from fusionperc.models.camera import FEATURE_STRIDE_PX, Backbone
 from fusionperc.types import CameraInputs
 
 
 class PictureTeacher:
-    """The picture backbone as its weights come, which never learns. It is part of no checkpoint.
+    """A picture backbone that never learns. It is part of no checkpoint.
 
     Args:
-        config: of the camera encoder; random weights would teach nothing.
-
-    Raises:
-        ValueError: the configuration has no weights.
+        backbone: with the weights that it is to teach; frozen here.
     """
 
-    def __init__(self, config: CameraEncoderConfig) -> None:
-        if config.weights == "none":
-            raise ValueError(
-                "pretraining.pictures: model.camera.weights = none teaches nothing: give weights, or set it to 0"
-            )
-        self.backbone: Backbone = make_backbone(config).eval().requires_grad_(False)
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone: Backbone = backbone.eval().requires_grad_(False)
 
     @torch.no_grad()
     def see(

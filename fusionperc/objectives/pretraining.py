@@ -68,7 +68,7 @@ class PretrainingObjective:
         if wants_depth and depth_m is not None and output.features.depth_logits is not None:
             told = depth_m * belongs[:, None, None, None]
             losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
-        if output.pictured is not None and seen is not None:
+        if weights.wants_pictures and output.pictured is not None and seen is not None:
             losses["pictures"] = pictured_loss(output.pictured, seen[0], seen[1] & belongs[:, None])
         if len(output.embeddings) > 1:
             losses["contrast"] = self._contrast(output, measured, belongs, generator)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any, Self
+from typing import Self
 
-import lightning as L
-import torch
 from torch import Tensor
 
 from fusionperc.config import Config
@@ -15,18 +12,13 @@ from fusionperc.models.encoder import ENCODER_PARTS
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.objectives.detection import DetectionObjective
 from fusionperc.objectives.planning import PlanningObjective
-from fusionperc.training.checkpoints import CONFIG_KEY, PLANNING_PART, init_from, start_from
-from fusionperc.training.optimization import learning_rate_schedule, parameter_groups
+from fusionperc.training.checkpoints import PLANNING_PART, init_from, start_from
+from fusionperc.training.module import TrainingModule
 from fusionperc.types import Batch, EgoInputs, SensorInputs, Targets
 
-log = logging.getLogger(__name__)
 
-
-class Finetuning(L.LightningModule):
+class Finetuning(TrainingModule):
     """FusionPerc with the detection objective, the planning objective, or both.
-
-    What is random in step k (the sensors dropped, dropout inside the network) is a function of the seed and k alone,
-    so a resumed run repeats an uninterrupted one.
 
     Args:
         config: the whole run; kept in every checkpoint.
@@ -35,10 +27,10 @@ class Finetuning(L.LightningModule):
         CheckpointError: `train.initial` cannot be read or holds another architecture.
     """
 
+    model: FusionPerc
+
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.model = FusionPerc(config.model)
+        super().__init__(config, FusionPerc(config.model))
         self.objective = DetectionObjective(config.objective, config.model)
         self.plans = config.model.planning is not None and config.train.task != "detection"
         self.planning_objective = PlanningObjective(config.planning_objective, config.objective, config.model)
@@ -57,23 +49,9 @@ class Finetuning(L.LightningModule):
         return not (self.config.train.probe and name.startswith(ENCODER_PARTS))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        step = self.global_step * self.config.train.accumulate + batch_index % self.config.train.accumulate
-        generator = torch.Generator().manual_seed(self.config.train.seed * 1_000_003 + step * 8 + self.global_rank)
-        torch.manual_seed(self.config.train.seed * 1_000_003 + step)
-        inputs = drop_sensors(batch.inputs, self.config.train.sensor_dropout, generator)
+        inputs = drop_sensors(batch.inputs, self.config.train.sensor_dropout, self.seeded(batch_index))
         ego = None if batch.ego is None else self.told(batch.ego)
         return self.logged(self._losses(inputs, ego, batch.targets), len(batch))
-
-    def logged(self, losses: dict[str, Tensor], count: int) -> Tensor:
-        """The loss of a step, checked and with its parts in the log."""
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=count)
-        if not bool(torch.isfinite(losses["total"])):
-            bad = ", ".join(name for name, value in losses.items() if not bool(torch.isfinite(value)))
-            raise ValueError(
-                f"the loss became infinite or NaN at step {self.global_step} ({bad}): "
-                "lower train.learning_rate or use train.precision=fp32"
-            )
-        return losses["total"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         ego = None if batch.ego is None else self.told(batch.ego)
@@ -107,14 +85,3 @@ class Finetuning(L.LightningModule):
         for name, part in self.model.named_children():
             part.train(mode and self._learns(f"{name}."))
         return self
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, self.config.train))
-        schedule = learning_rate_schedule(optimizer, self.config.train)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CONFIG_KEY] = self.config.model_dump(mode="json")

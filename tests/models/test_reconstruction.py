@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
 from fusionperc.geometry import BevGrid, VoxelGrid
+from fusionperc.models.pretraining import PicturedHead
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ReconstructionHead, ray_distribution
 
 #: 16 x 12 cells of 1 m, 4 layers of 1 m.
@@ -169,7 +170,9 @@ GRID = BevGrid(-8.0, 8.0, -6.0, 6.0, -2.0, 2.0, 1.0)
 
 def head(**changes: float) -> ReconstructionHead:
     torch.manual_seed(0)
-    return ReconstructionHead(PretrainingConfig.model_validate({"layer_m": 1.0, **changes}), GRID, 8).eval()
+    return ReconstructionHead(
+        PretrainingConfig.model_validate({"layer_m": 1.0, "voxels_per_cell": 1, **changes}), GRID, 8
+    ).eval()
 
 
 def fused(batch: int = 2) -> Tensor:
@@ -218,11 +221,53 @@ def test_moments_do_not_touch_each_other() -> None:
 def test_the_first_layer_is_the_lowest() -> None:
     """What the head gives as layer 0 lies at z_min of the volume that rays are followed through."""
     model = head()
-    assert model.out.bias is not None
+    assert model.density.bias is not None
     with torch.no_grad():
-        model.out.weight.zero_()
-        model.out.bias[:4] = torch.tensor([4.0, -40.0, -40.0, -40.0])
+        model.density.weight.zero_()
+        model.density.bias[:4] = torch.tensor([4.0, -40.0, -40.0, -40.0])
         out = model(fused(1), torch.zeros(1, 1))
     looks = unit(torch.tensor([[[1.0, 0.0, -0.6], [1.0, 0.0, 0.0], [1.0, 0.0, 0.6]]]))
     ray = ray_distribution(out.density, out.volume, torch.zeros(1, 3), looks, 20, 0.5)
     assert float(ray.log_beyond[0, 0]) < -1 and bool((ray.log_beyond[0, 1:].abs() < 1e-6).all())
+
+
+def test_voxels_of_a_cell_lie_in_that_cell() -> None:
+    """With voxels half a cell wide: what one cell of the map says is said of its own four voxels, x before y."""
+    model = head(voxels_per_cell=2)
+    assert model.volume.cell_m == 0.5 and model.volume.shape == (32, 24)
+    assert model.density.bias is not None
+    with torch.no_grad():
+        model.density.weight.zero_()
+        # Channels of the lowest layer: the four voxels of a cell, (x, y) = (0, 0), (0, 1), (1, 0), (1, 1).
+        model.density.bias[:] = -40.0
+        model.density.bias[2] = 4.0
+        out = model(fused(1), torch.zeros(1, 1))
+    assert out.density.shape == (1, 4, 32, 24)
+    dense = torch.nonzero(out.density[0] > 1)
+    assert len(dense) == 16 * 12 and set(dense[:, 0].tolist()) == {0}
+    assert bool((dense[:, 1] % 2 == 1).all()) and bool((dense[:, 2] % 2 == 0).all())
+    # A ray straight down at the centre of such a voxel ends, one at the centre of the voxel behind it does not.
+    down = torch.tensor([[[0.0, 0.0, -1.0]]])
+    for x_m, ends in ((0.75, True), (0.25, False)):
+        ray = ray_distribution(out.density, out.volume, torch.tensor([[x_m, 0.25, 0.0]]), down, 4, 0.5)
+        assert (float(ray.log_beyond[0, 0]) < -1) == ends
+
+
+# -- features of pictures ---------------------------------------------------------------------------------------------
+
+
+def test_places_are_read_where_they_are() -> None:
+    """A map that holds its own coordinates is read as those, at centres of cells and between them."""
+    torch.manual_seed(0)
+    model = PicturedHead(2, GRID, 5)
+    x = GRID.x_min_m + (torch.arange(16) + 0.5) * GRID.cell_m
+    y = GRID.y_min_m + (torch.arange(12) + 0.5) * GRID.cell_m
+    fused = torch.stack([x[:, None].expand(16, 12), y.expand(16, 12)])[None]
+    places = torch.tensor([[[3.5, -2.5, 0.0], [-4.25, 1.1, 1.0], [0.0, 0.0, -1.0], [7.9, 5.9, 0.0]]])
+    read: list[Tensor] = []
+    handle = model.read.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    assert model(fused, places).shape == (1, 4, 5)
+    handle.remove()
+    expected = places.clone()
+    expected[0, 3, :2] = torch.tensor([7.5, 5.5])  # beyond the last centre the border is held
+    torch.testing.assert_close(read[0][..., :3], expected)

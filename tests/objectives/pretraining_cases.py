@@ -21,8 +21,8 @@ from fusionperc.types import Sensor
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0)
 VOLUME = VoxelGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0, 2.0)
 TERMS = {
-    "likelihood", "radar", "doppler", "depth", "prediction", "prediction_radar", "prediction_doppler", "contrast",
-    "matching",
+    "likelihood", "radar", "doppler", "depth", "pictures", "prediction", "prediction_radar", "prediction_doppler",
+    "contrast", "matching",
 }  # fmt: skip
 
 
@@ -82,6 +82,7 @@ def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
         Reconstruction(VOLUME, density, leaf(moments, 8, 8), leaf(moments, 2, 8, 8), leaf(moments, 8, 8)),
         {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
         leaf(batch),
+        leaf(batch, 7, 5),
     )
 
 
@@ -102,4 +103,5 @@ def losses_of(
         torch.ones(batch, 8, 8, dtype=torch.bool) if hidden is None else hidden,
         torch.ones(batch, dtype=torch.bool) if belongs is None else belongs,
         torch.Generator().manual_seed(0),
+        (torch.ones(batch, 7, 5), torch.arange(7).expand(batch, 7) < 4),
     )

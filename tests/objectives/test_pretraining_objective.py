@@ -22,11 +22,13 @@ from fusionperc.types import Sensor
 
 
 def test_total_is_the_weighted_sum() -> None:
-    weights = {"likelihood": 0.7, "prediction": 1.3, "contrast": 0.2, "matching": 0.4, "depth": 0.5, "radar": 0.25}
+    weights = {"likelihood": 0.7, "prediction": 1.3, "contrast": 0.2, "matching": 0.4, "depth": 0.5, "radar": 0.25,
+               "pictures": 0.8}  # fmt: skip
     losses = losses_of(config_of(**weights), outputs())
     assert losses.keys() == TERMS | {"total"}
     of = {
-        "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5, "prediction": 1.3,
+        "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5,
+        "pictures": 0.7 * 0.8, "prediction": 1.3,
         "prediction_radar": 1.3 * 0.25, "prediction_doppler": 1.3 * 0.25, "contrast": 0.2, "matching": 0.4,
     }  # fmt: skip
     expected = sum(weight * losses[name] for name, weight in of.items())
@@ -39,10 +41,11 @@ def test_total_is_the_weighted_sum() -> None:
 @pytest.mark.parametrize(
     ("off", "gone", "not_run"),
     [
-        ("likelihood", {"likelihood", "radar", "doppler", "depth"}, "depth_loss"),
+        ("likelihood", {"likelihood", "radar", "doppler", "depth", "pictures"}, "pictured_loss"),
         ("prediction", {"prediction", "prediction_radar", "prediction_doppler"}, None),
         ("radar", {"radar", "doppler", "prediction_radar", "prediction_doppler"}, "radar_terms"),
         ("depth", {"depth"}, "depth_loss"),
+        ("pictures", {"pictures"}, None),
     ],
 )
 def test_what_weighs_nothing_is_not_computed(
@@ -54,21 +57,22 @@ def test_what_weighs_nothing_is_not_computed(
 
 
 @pytest.mark.parametrize(
-    ("off", "part"),
+    ("off", "gone"),
     [
-        ({"likelihood": 0, "prediction": 0}, "reconstruction"),
-        ({"contrast": 0}, "embeddings"),
-        ({"matching": 0}, "matching"),
-        ({"mismatched": 0}, "matching"),
+        ({"likelihood": 0, "prediction": 0}, {"reconstruction", "pictured"}),
+        ({"pictures": 0}, {"pictured"}),
+        ({"contrast": 0}, {"embeddings"}),
+        ({"matching": 0}, {"matching"}),
+        ({"mismatched": 0}, {"matching"}),
     ],
 )
-def test_a_network_has_no_head_for_what_weighs_nothing(off: dict[str, float], part: str) -> None:
+def test_a_network_has_no_head_for_what_weighs_nothing(off: dict[str, float], gone: set[str]) -> None:
     def parts(**changes: object) -> set[str]:
         config = config_of(**changes)
         network = FusionPercPretraining(config.model, config.pretraining)
         return {name.partition(".")[0] for name, _ in network.named_parameters()}
 
-    assert parts() - parts(**off) == {part}
+    assert parts() - parts(**off) == gone
 
 
 def test_what_does_not_belong_together_teaches_matching_only() -> None:

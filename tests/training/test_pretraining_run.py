@@ -29,7 +29,7 @@ ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute", "visibi
 
 def pretraining_config(root: Path, folder: Path, *overrides: str) -> Config:
     few = ("pretraining.rays=48", "pretraining.layer_m=1.0", "pretraining.horizon_s=[0.5, 1.0]")
-    options = ("pretraining.mismatched=0.5", "data.batch_size=2", "train.backbone_rate=1.0")
+    options = ("pretraining.pictures=0", "pretraining.mismatched=0.5", "data.batch_size=2", "train.backbone_rate=1.0")
     return small_config(root, folder, *few, *options, *overrides)
 
 
@@ -119,6 +119,11 @@ def test_no_label_is_read(
 def test_an_existing_run_is_not_overwritten(pretrained: Path, tiny_drives: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.dir.*run\.resume=true"):
         pretrain(pretraining_config(tiny_drives, pretrained))
+
+
+def test_pictures_are_not_taught_by_random_weights(tiny_drives: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pretraining\.pictures: model\.camera\.weights = none"):
+        pretrain(pretraining_config(tiny_drives, tmp_path, "pretraining.pictures=1"))
 
 
 def test_it_learns_one_sample(tiny_drives: Path, tmp_path: Path) -> None:
