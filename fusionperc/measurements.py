@@ -110,6 +110,41 @@ class Measurements(TensorRecord):
 
 
 @dataclass(frozen=True)
+class Surfaces(TensorRecord):
+    """Points of the key frames' LiDAR sweeps above the ground and whether they move, ragged.
+
+    Attributes:
+        xyz_m: (P, 3).
+        moves: (P,) int8: 1 if another sweep saw through where the point is, 0 if it met something there, -1 if neither
+            is known.
+        sample_index: (P,) int64 in [0, B).
+        is_compared: (B,) bool: whether there was another sweep.
+    """
+
+    xyz_m: Tensor
+    moves: Tensor
+    sample_index: Tensor
+    is_compared: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape(self, "xyz_m", self.xyz_m, (None, 3), floating=True)
+        check_shape(self, "moves", self.moves, (self.xyz_m.shape[0],), floating=False)
+        check_shape(self, "sample_index", self.sample_index, (self.xyz_m.shape[0],), floating=False)
+        check_shape(self, "is_compared", self.is_compared, (None,), floating=False)
+
+    @classmethod
+    def collate(cls, items: Sequence[Surfaces]) -> Surfaces:
+        """One record of several."""
+        starts = torch.tensor([0, *(len(item.is_compared) for item in items)]).cumsum(0).tolist()
+        return cls(
+            xyz_m=torch.cat([item.xyz_m for item in items]),
+            moves=torch.cat([item.moves for item in items]),
+            sample_index=torch.cat([i.sample_index + s for i, s in zip(items, starts[:-1], strict=True)]),
+            is_compared=torch.cat([item.is_compared for item in items]),
+        )
+
+
+@dataclass(frozen=True)
 class UnlabelledBatch(TensorRecord):
     """One step of pretraining: there is no place for a label in it.
 
@@ -117,12 +152,14 @@ class UnlabelledBatch(TensorRecord):
         inputs: what the model sees.
         depth_m: as `types.Targets.depth_m`: what LiDAR says of the pictures.
         measured: what was measured, now and later.
+        surfaces: what moves; None if that is not learnt.
         sample_tokens: nuScenes sample tokens.
     """
 
     inputs: SensorInputs
     depth_m: Tensor | None
     measured: Measurements
+    surfaces: Surfaces | None
     sample_tokens: list[str]
 
     def __post_init__(self) -> None:

@@ -49,9 +49,9 @@ def measured_at(
     xyz, line_of_sight, radial, moment_index = [], [], [], []
     is_measured = np.zeros(moments, dtype=bool)
     for moment, horizon_s in enumerate(horizons_s):
-        row = _nearest(files, sample, LIDAR_COLUMN, horizon_s)
-        if row is not None:
-            origin[moment], rays, ends = _lidar(files, sample, row)
+        sweep = lidar_sweep(files, sample, horizon_s)
+        if sweep is not None:
+            origin[moment], rays, ends = sweep
             chosen = _chosen(len(ends), num_rays, generator)
             direction[moment, : len(chosen)], range_m[moment, : len(chosen)] = rays[chosen], ends[chosen]
         for column in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop):
@@ -93,10 +93,16 @@ def _nearest(files: SensorFiles, sample: int, column: int, horizon_s: float) -> 
     return row if files.file(row).is_file() else None
 
 
-def _lidar(
-    files: SensorFiles, sample: int, row: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Where the sensor is, (R, 3) where its rays look, (R,) how far they get."""
+def lidar_sweep(
+    files: SensorFiles, sample: int, horizon_s: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
+    """The sweep nearest to a moment: (3,) where the sensor is, (R, 3) where its rays look, (R,) how far they get.
+
+    None if none is near enough. Raises `DataError` for a damaged file.
+    """
+    row = _nearest(files, sample, LIDAR_COLUMN, horizon_s)
+    if row is None:
+        return None
     ego_T_sensor, own_T_sensor = (m[0].float().numpy() for m in files.ego_T_sensor(sample, [row]))
     points = read_lidar(files.file(row))
     direction, range_m = lidar_rays(points, own_T_sensor)

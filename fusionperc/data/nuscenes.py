@@ -27,6 +27,7 @@ from fusionperc.data.errors import DataError as DataError
 from fusionperc.data.index import CHANNELS, as_tensor, cached_index, check_folder, pose_matrix
 from fusionperc.data.maps import Towns
 from fusionperc.data.measuring import measured_at
+from fusionperc.data.motion import moving_surfaces
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import FUTURE_TIMES_S, PAST_TIMES_S, Labels, Sample, Surroundings
 from fusionperc.data.sensor_files import SensorFiles
@@ -34,7 +35,7 @@ from fusionperc.data.tables import build_index
 from fusionperc.data.tracks import tracks_of
 from fusionperc.data.trajectory import driving_command, ego_trajectory, planar_poses
 from fusionperc.geometry import inverse, yaw_from_rotation
-from fusionperc.measurements import Measurements
+from fusionperc.measurements import Measurements, Surfaces
 from fusionperc.types import CLASSES, SENSORS, Boxes, Sensor
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,10 @@ class NuScenesDrives:
     ) -> Measurements:
         """What LiDAR and radars measured at `horizons_s` after a key frame; see `measured_at`."""
         return measured_at(self.files, int(self._samples[index]), horizons_s, num_rays, generator)
+
+    def surfaces(self, index: int) -> Surfaces:
+        """What moves in a key frame; see `moving_surfaces`."""
+        return moving_surfaces(self.files, int(self._samples[index]))
 
     def surroundings(self, index: int) -> Surroundings:
         """How a sample goes on: the ego's and all objects' tracks, commands and drivable area; no sensor file is read.

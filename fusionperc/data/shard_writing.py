@@ -17,6 +17,7 @@ from fusionperc.config import Config
 from fusionperc.data.errors import DataError
 from fusionperc.data.index import CAMERA_COLUMNS, CHANNELS, LIDAR_COLUMN, Index
 from fusionperc.data.measuring import SLACK_S
+from fusionperc.data.motion import COMPARED_S
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.shards import SHARD_FORMAT, TABLES, litdata, reach_of
 from fusionperc.data.unlabelled import HELD_HORIZONS_S, open_drives, unlabelled_folders
@@ -108,7 +109,7 @@ class _Drive:
             self._assign(column)
 
     def _span(self, sample: int, column: int) -> range:
-        """The rows of a channel that a sample may need: those that are read with it and those measured at or after it.
+        """The rows of a channel that a sample may need: read with it, measured at or after it, or compared with it.
 
         Of rows that may be nearest to a moment (see `measured_at`), all within the slack are among them.
         """
@@ -121,7 +122,8 @@ class _Drive:
         first, last = int(index.row_first[key]), int(index.row_last[key])
         times_us = index.row_time_us[first : last + 1]
         now_us, slack_us = int(index.row_time_us[index.sample_reference[sample]]), SLACK_S * 1e6
-        nearby = first + int(np.searchsorted(times_us, now_us - slack_us))
+        behind_us = -COMPARED_S[0] * 1e6 if column == LIDAR_COLUMN else 0.0
+        nearby = first + int(np.searchsorted(times_us, now_us - behind_us - slack_us))
         stop = first + int(np.searchsorted(times_us, now_us + self._ahead_s * 1e6 + slack_us, side="right"))
         past = int(self._past_lidar if column == LIDAR_COLUMN else self._past_radar)
         return range(max(first, min(key - past, nearby)), max(stop, key + 1))

@@ -36,10 +36,11 @@ from fusionperc.data.errors import DataError
 from fusionperc.data.index import Index
 from fusionperc.data.loading import ORDER_STREAM, DrawSampler
 from fusionperc.data.measuring import measured_at
+from fusionperc.data.motion import moving_surfaces
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import FUTURE_TIMES_S, PAST_TIMES_S, Sample
 from fusionperc.data.sensor_files import SensorFiles
-from fusionperc.measurements import Measurements
+from fusionperc.measurements import Measurements, Surfaces
 from fusionperc.types import SENSORS, Boxes, Sensor
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Changes whenever the items or what they mean change.
-SHARD_FORMAT = 1
+SHARD_FORMAT = 2
 #: Member of an item that holds the arrays.
 TABLES = "tables.npz"
 #: Items kept open: those of one sample at four moments.
@@ -124,6 +125,10 @@ class ShardDrives:
     ) -> Measurements:
         """What LiDAR and radars measured at `horizons_s` after a key frame; see `measured_at`."""
         return measured_at(self._key_frame(index)[0], 0, horizons_s, num_rays, generator)
+
+    def surfaces(self, index: int) -> Surfaces:
+        """What moves in a key frame; see `moving_surfaces`."""
+        return moving_surfaces(self._key_frame(index)[0], 0)
 
     # -- items --------------------------------------------------------------------------------------------------------
 

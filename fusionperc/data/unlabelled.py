@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol
@@ -25,7 +26,7 @@ from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import Sample
 from fusionperc.data.shards import ShardDrives, WindowSampler
 from fusionperc.geometry import transform_points
-from fusionperc.measurements import LidarRays, Measurements, RadarReturns, UnlabelledBatch
+from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces, UnlabelledBatch
 from fusionperc.types import Sensor
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class UnlabelledDrives(Protocol):
     def measured(
         self, index: int, horizons_s: Sequence[float], num_rays: int, generator: np.random.Generator | None = None
     ) -> Measurements: ...
+
+    def surfaces(self, index: int) -> Surfaces: ...
 
 
 Drives = TypeVar("Drives", bound=UnlabelledDrives, default=NuScenesDrives)
@@ -81,12 +84,14 @@ class UnlabelledDataset(Dataset[UnlabelledBatch], Generic[Drives]):
         else:
             index, augmentation = item, draw(AugmentationConfig.none(), np.random.default_rng(0))
             measured = self.drives.measured(index, HELD_HORIZONS_S, pretraining.rays)
+        surfaces = self.drives.surfaces(index) if pretraining.motion > 0 else None
         sample = self.drives.read(index, augmentation.crops(data.image_size), self._read_sensors)
         batch = apply(sample, augmentation)
         return UnlabelledBatch(
             inputs=seen_by(batch.inputs, self.config.model.sensor_names, sample),
             depth_m=batch.targets.depth_m,
             measured=moved_measurements(measured, augmentation),
+            surfaces=None if surfaces is None else moved_surfaces(surfaces, augmentation),
             sample_tokens=batch.sample_tokens,
         )
 
@@ -109,6 +114,11 @@ def moved_measurements(measured: Measurements, augmentation: Augmentation) -> Me
             radar.is_measured,
         ),
     )  # fmt: skip
+
+
+def moved_surfaces(surfaces: Surfaces, augmentation: Augmentation) -> Surfaces:
+    """The surfaces in the augmented frame."""
+    return replace(surfaces, xyz_m=transform_points(augmentation.augmented_T_ego.float(), surfaces.xyz_m))
 
 
 def unlabelled_folders(config: Config) -> tuple[DriveFolder, ...]:
@@ -201,9 +211,11 @@ class _Drawn(Dataset[UnlabelledBatch]):
 
 def collate_unlabelled(items: Sequence[UnlabelledBatch]) -> UnlabelledBatch:
     """One batch of several."""
+    surfaces = [item.surfaces for item in items if item.surfaces is not None]
     return UnlabelledBatch(
         inputs=collate_inputs([item.inputs for item in items]),
         depth_m=stacked([item.depth_m for item in items]),
         measured=Measurements.collate([item.measured for item in items]),
+        surfaces=Surfaces.collate(surfaces) if len(surfaces) == len(items) else None,
         sample_tokens=[token for item in items for token in item.sample_tokens],
     )

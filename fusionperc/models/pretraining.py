@@ -1,7 +1,7 @@
 """The network while it is pretrained: the encoder that detection and planning build on, and what it learns from.
 
                     +-> reconstruction head -> rays and radar returns, now and later
-sensors -> encoder -+-> fused map ----------> do these sensors belong together?
+sensors -> encoder -+-> fused map ----------> what moves? do these sensors belong together? what do pictures show there?
                     +-> each sensor's map --> embeddings of cells, alike for all sensors
 """
 
@@ -21,6 +21,9 @@ from fusionperc.models.encoder import BevEncoder, BevFeatures
 from fusionperc.models.reconstruction import Reconstruction, ReconstructionHead
 from fusionperc.types import Sensor, SensorInputs
 
+#: Untrained, so few cells hold something that moves (logit).
+_MOTION_LOGIT = -5.0
+
 
 @dataclass(frozen=True)
 class PretrainingOutput:
@@ -31,6 +34,7 @@ class PretrainingOutput:
         reconstruction: None if nothing is to be reconstructed.
         embeddings: (B, D, X, Y) of length one for each sensor present in the batch; empty without contrast.
         match_logits: (B,) whether a sample's sensors belong together; None without matching.
+        motion_logits: (B, X', Y') whether what is there moves, some along a cell's side; None if that is not learnt.
         pictured: (B, R, D) what a picture network would see at the places asked about; None if that is not learnt.
     """
 
@@ -38,6 +42,7 @@ class PretrainingOutput:
     reconstruction: Reconstruction | None
     embeddings: dict[Sensor, Tensor]
     match_logits: Tensor | None
+    motion_logits: Tensor | None
     pictured: Tensor | None
 
 
@@ -60,6 +65,7 @@ class FusionPercPretraining(BevEncoder):
         }
         self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 else {})
         self.matching = MatchingHead(channels) if pretraining.wants_matching else None
+        self.motion = MotionHead(channels, pretraining.voxels_per_cell) if pretraining.motion > 0 else None
         seen = 0 if self.camera is None or not pretraining.wants_pictures else self.camera.backbone.feature_channels[0]
         self.pictured = PicturedHead(channels, grid, seen) if seen else None
         self.to(memory_format=torch.channels_last)
@@ -86,6 +92,7 @@ class FusionPercPretraining(BevEncoder):
             reconstruction=None if self.reconstruction is None else self.reconstruction(features.fused, horizon_s),
             embeddings={s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings},
             match_logits=None if self.matching is None else self.matching(features.fused),
+            motion_logits=None if self.motion is None else self.motion(features.fused),
             pictured=None if self.pictured is None or places_m is None else self.pictured(features.fused, places_m),
         )
 
@@ -116,6 +123,21 @@ class MatchingHead(nn.Module):
         seen = self.look(fused)
         pooled = torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], 1)
         return self.answer(pooled).squeeze(1).float()  # type: ignore[no-any-return]
+
+
+class MotionHead(nn.Module):
+    """One number per cell, or for some along a cell's side: does what is there move?"""
+
+    def __init__(self, channels: int, finer: int) -> None:
+        super().__init__()
+        self.finer = finer
+        self.look = ConvNormAct(channels, channels)
+        self.answer = nn.Conv2d(channels, finer**2, 1)
+        assert self.answer.bias is not None
+        nn.init.constant_(self.answer.bias, _MOTION_LOGIT)
+
+    def forward(self, fused: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch x_fine y_fine"]:
+        return F.pixel_shuffle(self.answer(self.look(fused)), self.finer).squeeze(1).float()
 
 
 class PicturedHead(nn.Module):

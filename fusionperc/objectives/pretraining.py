@@ -9,6 +9,7 @@ points or voxels; prediction as in ViDAR (CVPR 2024); contrast as in CLIP (ICML 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fusionperc.config import Config
 from fusionperc.geometry import BevGrid
-from fusionperc.measurements import LidarRays, Measurements, RadarReturns
+from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
 from fusionperc.models.pretraining import PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
 from fusionperc.objectives.detection import depth_loss
@@ -26,6 +27,10 @@ from fusionperc.objectives.pictures import pictured_loss
 
 #: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
 _LEAST_DOPPLER_MPS = 0.1
+#: A single point that moves may be a ray that just missed an edge.
+_SURE_POINTS = 2
+#: Where fewer cells of a batch move, nats are told as if so many did.
+_FEWEST_MOVING = 32
 
 
 class PretrainingObjective:
@@ -47,6 +52,7 @@ class PretrainingObjective:
         hidden: Tensor,
         belongs: Tensor,
         generator: torch.Generator | None = None,
+        surfaces: Surfaces | None = None,
         seen: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name, unweighted but for ``total``, the weighted sum to minimise.
@@ -58,6 +64,7 @@ class PretrainingObjective:
             hidden: (B, X, Y) bool: cells whose LiDAR was hidden.
             belongs: (B,) bool: samples whose sensors belong together; the others teach matching only.
             generator: draws the cells that contrast compares.
+            surfaces: what moves.
             seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
         """
         weights = self.weights
@@ -74,6 +81,8 @@ class PretrainingObjective:
             losses["contrast"] = self._contrast(output, measured, belongs, generator)
         if output.match_logits is not None:
             losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
+        if output.motion_logits is not None and surfaces is not None:
+            losses["motion"] = motion_loss(output.motion_logits, surfaces, self.grid, belongs)
         of = {
             "likelihood": weights.likelihood,
             "radar": weights.likelihood * weights.radar,
@@ -83,6 +92,7 @@ class PretrainingObjective:
             "prediction": weights.prediction,
             "prediction_radar": weights.prediction * weights.radar,
             "prediction_doppler": weights.prediction * weights.radar,
+            "motion": weights.motion,
             "contrast": weights.contrast,
             "matching": weights.matching,
         }
@@ -196,6 +206,38 @@ def radar_terms(
     returns = torch.zeros_like(cells).index_add_(0, moment, torch.ones_like(laplace))
     doppler = torch.zeros_like(cells).index_add_(0, moment, laplace)
     return nats / cells.clamp(min=1), doppler / returns.clamp(min=1), radar.is_measured & (returns > 0)
+
+
+def motion_loss(
+    logits: Float[Tensor, "batch x_fine y_fine"],
+    surfaces: Surfaces,
+    grid: BevGrid,
+    counts: Bool[Tensor, " batch"],
+) -> Tensor:
+    """Nats per moving cell of which cells hold something that moves.
+
+    A cell moves if two of its points do, and as many as stay. Of cells with a single moving point, or with points of
+    which nothing is known, and of samples that do not count or were not compared, nothing is asked.
+
+    Args:
+        logits: on `grid`, some along a cell's side.
+        surfaces: the points.
+        grid: of the fused map.
+        counts: which samples count.
+    """
+    fine = replace(grid, cell_m=grid.cell_m * grid.shape[0] / logits.shape[1])
+    at, inside = fine.cell_indices(surfaces.xyz_m)
+    at, sample, moves = at[inside], surfaces.sample_index[inside], surfaces.moves[inside]
+    place = (sample * logits.shape[1] + at[:, 0]) * logits.shape[2] + at[:, 1]
+    is_asked = (counts & surfaces.is_compared)[:, None, None].expand_as(logits).flatten()
+    moving, staying, unknown = (
+        torch.zeros_like(is_asked, dtype=torch.float32).index_add_(0, place, (moves == answer).float())
+        for answer in (1, 0, -1)
+    )
+    moved = (moving >= _SURE_POINTS) & (moving >= staying)
+    is_asked = is_asked & (moved | (moving == 0)) & ((moving + staying > 0) | (unknown == 0))
+    nats = F.binary_cross_entropy_with_logits(logits.flatten(), moved.float(), reduction="none")
+    return (nats * is_asked).sum() / (moved & is_asked).sum().clamp(min=_FEWEST_MOVING)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
 from fusionperc.geometry import BevGrid, VoxelGrid
-from fusionperc.models.pretraining import PicturedHead
+from fusionperc.models.pretraining import MotionHead, PicturedHead
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ReconstructionHead, ray_distribution
 
 #: 16 x 12 cells of 1 m, 4 layers of 1 m.
@@ -271,3 +271,16 @@ def test_places_are_read_where_they_are() -> None:
     expected = places.clone()
     expected[0, 3, :2] = torch.tensor([7.5, 5.5])  # beyond the last centre the border is held
     torch.testing.assert_close(read[0][..., :3], expected)
+
+
+def test_moving_cells_lie_in_their_cell() -> None:
+    """Four answers of a cell, x before y, as the voxels of the volume."""
+    torch.manual_seed(0)
+    model = MotionHead(8, 2)
+    assert model.answer.bias is not None
+    with torch.no_grad():
+        model.answer.weight.zero_()
+        model.answer.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+        out = model(fused(1))
+    assert out.shape == (1, 32, 24)
+    assert out[0, 6:8, 10:12].tolist() == [[0, 1], [2, 3]]

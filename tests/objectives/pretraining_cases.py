@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusionperc.config import Config, build_config
 from fusionperc.geometry import BevGrid, VoxelGrid
-from fusionperc.measurements import LidarRays, Measurements, RadarReturns
+from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
 from fusionperc.models.encoder import BevFeatures
 from fusionperc.models.pretraining import PretrainingOutput
 from fusionperc.models.reconstruction import Reconstruction
@@ -22,7 +22,7 @@ GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0)
 VOLUME = VoxelGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0, 2.0)
 TERMS = {
     "likelihood", "radar", "doppler", "depth", "pictures", "prediction", "prediction_radar", "prediction_doppler",
-    "contrast", "matching",
+    "motion", "contrast", "matching",
 }  # fmt: skip
 
 
@@ -62,6 +62,16 @@ def measurements(batch: int = 2, rays: int = 12) -> Measurements:
     )
 
 
+def surfaces(batch: int = 2) -> Surfaces:
+    """Three points of each sample: two in one cell move, one elsewhere stays."""
+    return Surfaces(
+        torch.tensor([[3.5, 1.5, 1.0], [3.6, 1.7, 2.0], [-3.0, 5.0, 1.0]]).repeat(batch, 1),
+        torch.tensor([1, 1, 0], dtype=torch.int8).repeat(batch),
+        torch.arange(batch).repeat_interleave(3),
+        torch.ones(batch, dtype=torch.bool),
+    )
+
+
 def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
     """Random leaves that take gradients."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,6 +92,7 @@ def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
         Reconstruction(VOLUME, density, leaf(moments, 8, 8), leaf(moments, 2, 8, 8), leaf(moments, 8, 8)),
         {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
         leaf(batch),
+        leaf(batch, 16, 16),
         leaf(batch, 7, 5),
     )
 
@@ -103,5 +114,6 @@ def losses_of(
         torch.ones(batch, 8, 8, dtype=torch.bool) if hidden is None else hidden,
         torch.ones(batch, dtype=torch.bool) if belongs is None else belongs,
         torch.Generator().manual_seed(0),
+        surfaces(batch),
         (torch.ones(batch, 7, 5), torch.arange(7).expand(batch, 7) < 4),
     )

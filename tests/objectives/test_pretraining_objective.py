@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pretraining_cases import GRID, TERMS, VOLUME, config_of, losses_of, measurements, outputs
 from torch import Tensor
 
-from fusionperc.measurements import LidarRays, RadarReturns
+from fusionperc.measurements import LidarRays, RadarReturns, Surfaces
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.models.reconstruction import Reconstruction
 from fusionperc.objectives import pretraining as module
-from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, radar_terms
+from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, motion_loss, radar_terms
 from fusionperc.types import Sensor
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -23,12 +23,12 @@ from fusionperc.types import Sensor
 
 def test_total_is_the_weighted_sum() -> None:
     weights = {"likelihood": 0.7, "prediction": 1.3, "contrast": 0.2, "matching": 0.4, "depth": 0.5, "radar": 0.25,
-               "pictures": 0.8}  # fmt: skip
+               "pictures": 0.8, "motion": 0.6}  # fmt: skip
     losses = losses_of(config_of(**weights), outputs())
     assert losses.keys() == TERMS | {"total"}
     of = {
         "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5,
-        "pictures": 0.7 * 0.8, "prediction": 1.3,
+        "pictures": 0.7 * 0.8, "motion": 0.6, "prediction": 1.3,
         "prediction_radar": 1.3 * 0.25, "prediction_doppler": 1.3 * 0.25, "contrast": 0.2, "matching": 0.4,
     }  # fmt: skip
     expected = sum(weight * losses[name] for name, weight in of.items())
@@ -62,6 +62,7 @@ def test_what_weighs_nothing_is_not_computed(
         ({"likelihood": 0, "prediction": 0}, {"reconstruction", "pictured"}),
         ({"pictures": 0}, {"pictured"}),
         ({"contrast": 0}, {"embeddings"}),
+        ({"motion": 0}, {"motion"}),
         ({"matching": 0}, {"matching"}),
         ({"mismatched": 0}, {"matching"}),
     ],
@@ -248,3 +249,43 @@ def test_one_sensor_alone_has_nothing_to_agree_with() -> None:
     losses["contrast"].backward()
     assert leaf.grad is None and output.features.fused.grad is not None
     assert not bool(output.features.fused.grad.any())
+
+
+# -- motion -----------------------------------------------------------------------------------------------------------
+
+
+def moving(*points: tuple[float, float, int, int], compared: tuple[bool, bool] = (True, True)) -> Surfaces:
+    """Points (x, y, answer, sample)."""
+    x, y, answer, sample = zip(*points, strict=True)
+    return Surfaces(
+        torch.tensor([x, y, [1.0] * len(x)]).T.contiguous(),
+        torch.tensor(answer, dtype=torch.int8),
+        torch.tensor(sample),
+        torch.tensor(compared),
+    )
+
+
+def test_motion_by_hand() -> None:
+    """Cells of 1 m: the map's are 2 m wide. Of 256 cells of two samples three are asked nothing."""
+    logits = torch.full((2, 16, 16), -2.0)
+    logits[0, 11, 9] = 1.0
+    surfaces = moving(
+        (3.5, 1.5, 1, 0), (3.2, 1.1, 1, 0), (3.9, 1.9, 0, 0),  # cell (11, 9): two move, one stays
+        (-7.5, -7.5, 1, 0),  # one that moves is not sure enough
+        (0.5, 0.5, -1, 0),  # nothing known
+        (5.5, 5.5, 1, 1), (5.5, 5.6, 0, 1), (5.4, 5.5, 0, 1),  # one moves and two stay: neither
+        (-0.5, 2.5, 0, 1), (-0.5, 2.5, -1, 1),  # stays
+        (30.0, 0.0, 1, 1), (30.0, 0.0, 1, 1),  # outside
+    )  # fmt: skip
+    both = torch.tensor([True, True])
+    stays = math.log1p(math.exp(-2.0))
+    expected = math.log1p(math.exp(-1.0)) + (2 * 256 - 1 - 3) * stays
+    loss = motion_loss(logits, surfaces, GRID, both)
+    assert float(loss) == pytest.approx(expected / 32, rel=1e-5)  # one cell, told as if there were 32
+    first = motion_loss(logits, surfaces, GRID, torch.tensor([True, False]))
+    assert float(first) == pytest.approx((math.log1p(math.exp(-1.0)) + (256 - 3) * stays) / 32, rel=1e-5)
+    later = motion_loss(logits, replace(surfaces, is_compared=torch.tensor([False, False])), GRID, both)
+    assert later.item() == 0
+    many = moving(*[(x + 0.5, y + 0.5, 1, 0) for x in range(-8, 0) for y in range(-8, 0) for _ in range(2)])
+    counted = motion_loss(torch.zeros(2, 16, 16), many, GRID, both)
+    assert float(counted) == pytest.approx(512 * math.log(2) / 64, rel=1e-5)  # per moving cell
