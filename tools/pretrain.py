@@ -3,7 +3,8 @@
 Nothing but what the sensors measured is read: the drives may have annotation tables or none. Several folders:
   pretraining.drives="[{root: data/unlabelled, version: v1.0-test}, {root: data/sim, split: sim_train}]"
 data.split of data.root is held out: how likely its LiDAR sweeps are to the network, now and up to three seconds ahead,
-is written to likelihood.json beside what simpler forecasts make of them, with pictures (train.evaluate=false: without).
+is written to likelihood.json beside what simpler forecasts make of them, with pictures, and how well it tells what
+moves to motion.json (train.evaluate=false: without).
 The run folder is like that of tools/train.py, which then starts from it:
   python tools/train.py configs/pretraining.yaml data.root=DIR run.dir=OTHER train.init_from=RUN data.label_fraction=0.1
 """
@@ -29,6 +30,7 @@ def main() -> None:
     from fusionperc.evaluation.inference import choose_device
     from fusionperc.evaluation.likelihood import evaluate_likelihood, report_likelihood
     from fusionperc.evaluation.likelihood_pictures import draw_expectations
+    from fusionperc.evaluation.motion import evaluate_motion, report_motion
     from fusionperc.training.checkpoints import load_pretraining
     from fusionperc.training.pretrain import pretrain
     from fusionperc.training.run import last_checkpoint
@@ -42,6 +44,8 @@ def main() -> None:
         return
     device = choose_device(config.train.device)
     model, _ = load_pretraining(checkpoint, device)
+    if model.motion is not None:
+        report_motion(evaluate_motion(model, config, arguments.samples, device), config.run.dir / "motion.json")
     if model.reconstruction is None:
         console.print("nothing is reconstructed: there is no likelihood to be measured")
         return

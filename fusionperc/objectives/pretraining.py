@@ -216,28 +216,34 @@ def motion_loss(
 ) -> Tensor:
     """Nats per moving cell of which cells hold something that moves.
 
-    A cell moves if two of its points do, and as many as stay. Of cells with a single moving point, or with points of
-    which nothing is known, and of samples that do not count or were not compared, nothing is asked.
-
     Args:
         logits: on `grid`, some along a cell's side.
         surfaces: the points.
         grid: of the fused map.
-        counts: which samples count.
+        counts: which samples count; of the others, and of those that were not compared, nothing is asked.
     """
-    fine = replace(grid, cell_m=grid.cell_m * grid.shape[0] / logits.shape[1])
-    at, inside = fine.cell_indices(surfaces.xyz_m)
-    at, sample, moves = at[inside], surfaces.sample_index[inside], surfaces.moves[inside]
-    place = (sample * logits.shape[1] + at[:, 0]) * logits.shape[2] + at[:, 1]
-    is_asked = (counts & surfaces.is_compared)[:, None, None].expand_as(logits).flatten()
-    moving, staying, unknown = (
-        torch.zeros_like(is_asked, dtype=torch.float32).index_add_(0, place, (moves == answer).float())
-        for answer in (1, 0, -1)
-    )
-    moved = (moving >= _SURE_POINTS) & (moving >= staying)
-    is_asked = is_asked & (moved | (moving == 0)) & ((moving + staying > 0) | (unknown == 0))
-    nats = F.binary_cross_entropy_with_logits(logits.flatten(), moved.float(), reduction="none")
-    return (nats * is_asked).sum() / (moved & is_asked).sum().clamp(min=_FEWEST_MOVING)
+    moves, is_unsure, _ = moving_cells(surfaces, replace(grid, cell_m=grid.cell_m * grid.shape[0] / logits.shape[1]))
+    is_asked = ~is_unsure & (counts & surfaces.is_compared)[:, None, None]
+    nats = F.binary_cross_entropy_with_logits(logits, moves.float(), reduction="none")
+    return (nats * is_asked).sum() / (moves & is_asked).sum().clamp(min=_FEWEST_MOVING)
+
+
+def moving_cells(
+    surfaces: Surfaces, grid: BevGrid
+) -> tuple[Bool[Tensor, "batch x y"], Bool[Tensor, "batch x y"], Bool[Tensor, "batch x y"]]:
+    """Cells in which something moves, of which that is not sure, and in which there are points.
+
+    A cell moves if two of its points do, and as many as stay. It is not sure of cells with a single moving point, nor
+    of those with points of which nothing is known.
+    """
+    at, inside = grid.cell_indices(surfaces.xyz_m)
+    place = (surfaces.sample_index[inside], at[inside, 0], at[inside, 1])
+    counts = torch.zeros(3, len(surfaces.is_compared), *grid.shape, device=at.device)
+    counts.index_put_((surfaces.moves[inside].long(), *place), counts.new_ones(()), accumulate=True)
+    staying, moving, unknown = counts
+    moves = (moving >= _SURE_POINTS) & (moving >= staying)
+    is_unsure = ~moves & ((moving > 0) | ((staying == 0) & (unknown > 0)))
+    return moves, is_unsure, counts.sum(0) > 0
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

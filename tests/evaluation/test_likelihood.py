@@ -16,7 +16,9 @@ import torch
 import yaml
 
 from fusionperc.evaluation.likelihood import EMPTY, NETWORK, RAYS, VOXELS, AskedRays, nearest_range_m, scored
-from fusionperc.measurements import LidarRays
+from fusionperc.evaluation.motion import CHANCE, RADAR, radar_speed
+from fusionperc.geometry import BevGrid
+from fusionperc.measurements import LidarRays, RadarReturns
 
 ROOT = Path(__file__).resolve().parents[2]
 BINS, BIN_M = 20, 1.0
@@ -110,9 +112,26 @@ def test_pretraining_tool_measures_likelihood_and_draws(
     # Drives of two seconds: nothing is measured three seconds later, and nothing is made up for it.
     assert set(found[NETWORK]) == {"0 s", "1 s"}
     assert all(0 < cell["nats"] < 20 for by_horizon in found.values() for cell in by_horizon.values())
-    assert "last sweep, rays" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "last sweep, rays" in printed and "cells that move, average precision: chance" in printed
+    moving = json.loads((tmp_path / "run" / "motion.json").read_text())
+    assert set(moving) == {CHANCE, RADAR, "network"} and 0 < moving[CHANCE] < 0.3 and moving[RADAR] > 2 * moving[CHANCE]
     for name in ("later_0.png", "sensors_0.png"):
         assert (tmp_path / "run" / "pictures" / name).stat().st_size > 20_000
+
+
+def test_radar_says_the_largest_speed_of_a_cell() -> None:
+    radar = RadarReturns(
+        torch.tensor([[0.5, 0.5, 0], [0.2, 0.9, 0], [-1.5, 1.5, 0], [0.5, 0.5, 0], [9, 9, 0]]),
+        torch.tensor([[1.0, 0]]).expand(5, 2),
+        torch.tensor([-3.0, 2, 1, 50, 50]),
+        torch.tensor([0, 0, 0, 1, 0]),
+        torch.tensor([True, True]),
+    )
+    speed = radar_speed(radar, BevGrid(-2.0, 2.0, -2.0, 2.0, -1.0, 1.0, 1.0))
+    expected = torch.zeros(1, 4, 4)
+    expected[0, 2, 2], expected[0, 0, 3] = 3, 1
+    assert torch.equal(speed, expected)
 
 
 def test_study_runs_resumes_and_prints_its_table(tiny_drives: Path, tmp_path: Path) -> None:
