@@ -9,14 +9,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from records import assert_same
 
 from fusionperc.config import Config, ConfigError, build_config
 from fusionperc.data import shards as shards_module
@@ -26,7 +25,6 @@ from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.shard_writing import Written, write_shards
 from fusionperc.data.shards import ShardDrives, WindowSampler
 from fusionperc.data.unlabelled import UnlabelledDataset, make_unlabelled_loader
-from fusionperc.measurements import UnlabelledBatch
 
 pytest.importorskip("litdata", reason="litdata is not installed (extra `shards`)")
 
@@ -60,26 +58,6 @@ def written_shards(written_folder: Path, tmp_path_factory: pytest.TempPathFactor
 def small_shards(written_shards: Path, tmp_path: Path) -> Path:
     """Shards that the test may change."""
     return Path(shutil.copytree(written_shards, tmp_path / "set"))
-
-
-def tensors_of(value: Any, name: str = "") -> dict[str, Any]:
-    if not is_dataclass(value):
-        return {name: value}
-    return {
-        key: leaf for f in fields(value) for key, leaf in tensors_of(getattr(value, f.name), f"{name}.{f.name}").items()
-    }
-
-
-def assert_same(first: UnlabelledBatch, second: UnlabelledBatch) -> None:
-    """Bit for bit; NaN (no ray) is as good as NaN."""
-    one, other = tensors_of(first), tensors_of(second)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        if isinstance(value, Tensor):
-            assert value.dtype == other[name].dtype and value.shape == other[name].shape, name
-            assert torch.equal(value.nan_to_num(nan=-1.0), other[name].nan_to_num(nan=-1.0)), name
-        else:
-            assert value == other[name], name
 
 
 def assert_same_samples(root: Path, shards: Path, *overrides: str) -> None:

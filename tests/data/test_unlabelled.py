@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from records import assert_same
 
 from fusionperc.config import AugmentationConfig, Config, DataConfig, build_config
 from fusionperc.data.augment import draw
@@ -22,7 +21,6 @@ from fusionperc.data.errors import DataError
 from fusionperc.data.loading import make_loader
 from fusionperc.data.nuscenes import NuScenesDrives, nested_share
 from fusionperc.data.unlabelled import UnlabelledDataset, collate_unlabelled, make_unlabelled_loader
-from fusionperc.measurements import UnlabelledBatch
 
 ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute", "visibility")
 
@@ -39,26 +37,6 @@ def config_of(root: Path, *overrides: str) -> Config:
 def data_set(root: Path, *overrides: str) -> UnlabelledDataset:
     config = config_of(root, *overrides)
     return UnlabelledDataset(NuScenesDrives(root, "v1.0-mini", "fit", config=config.data), config)
-
-
-def tensors_of(value: Any, name: str = "") -> dict[str, Any]:
-    """All tensors and lists of a nested record by name."""
-    if not is_dataclass(value):
-        return {name: value}
-    return {
-        key: leaf for f in fields(value) for key, leaf in tensors_of(getattr(value, f.name), f"{name}.{f.name}").items()
-    }
-
-
-def assert_same(first: UnlabelledBatch, second: UnlabelledBatch) -> None:
-    """Bit for bit; NaN (no ray) is as good as NaN."""
-    one, other = tensors_of(first), tensors_of(second)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        if isinstance(value, Tensor):
-            assert torch.equal(value.nan_to_num(nan=-1.0), other[name].nan_to_num(nan=-1.0)), name
-        else:
-            assert value == other[name], name
 
 
 # -- augmentation -----------------------------------------------------------------------------------------------------
