@@ -63,6 +63,10 @@ def test_measurements_are_augmented_like_the_inputs(
     torch.testing.assert_close(ends, lidar.xyz_m, rtol=0, atol=1e-4)
     torch.testing.assert_close(rays.direction[0, real].norm(dim=1), torch.ones(int(real.sum())))
 
+    assert batch.surfaces is not None and len(batch.surfaces.moves) > 10
+    nearest = torch.cdist(batch.surfaces.xyz_m.double(), lidar.xyz_m.double()).min(1).values
+    assert float(nearest.max()) < 1e-4
+
     now = measured.radar.moment_index == 0
     torch.testing.assert_close(measured.radar.xyz_m[now], radar.xyz_m, rtol=0, atol=1e-4)
     line = measured.radar.line_of_sight[now]
@@ -103,6 +107,17 @@ def test_a_sample_that_shows_a_model_nothing_is_named(folder_writer: Callable[[]
     writer.drive(0, radar=False)
     with pytest.raises(DataError, match=r"sample sample-0-3 of scene-0001: has no file of radar, all that the model"):
         data_set(writer.write(), "model.sensors=R")[0, 3]
+
+
+def test_surfaces_know_their_sample_and_are_not_read_in_vain(written_folder: Path) -> None:
+    data = data_set(written_folder)
+    items = [data[0, 1], data[1, 8]]
+    whole = collate_unlabelled(items).surfaces
+    assert whole is not None
+    for place, item in enumerate(items):
+        assert item.surfaces is not None
+        assert torch.equal(whole.xyz_m[whole.sample_index == place], item.surfaces.xyz_m)
+    assert data_set(written_folder, "pretraining.motion=0")[0, 1].surfaces is None
 
 
 def test_batches_count_moments_sample_by_sample(written_folder: Path) -> None:
