@@ -117,18 +117,21 @@ class Surfaces(TensorRecord):
         xyz_m: (P, 3).
         moves: (P,) int8: 1 if another sweep saw through where the point is, 0 if it met something there, -1 if neither
             is known.
+        velocity_mps: (P, 2) horizontal, over ground, of moving points; NaN where it is not known.
         sample_index: (P,) int64 in [0, B).
         is_compared: (B,) bool: whether there was another sweep.
     """
 
     xyz_m: Tensor
     moves: Tensor
+    velocity_mps: Tensor
     sample_index: Tensor
     is_compared: Tensor
 
     def __post_init__(self) -> None:
         check_shape(self, "xyz_m", self.xyz_m, (None, 3), floating=True)
         check_shape(self, "moves", self.moves, (self.xyz_m.shape[0],), floating=False)
+        check_shape(self, "velocity_mps", self.velocity_mps, (self.xyz_m.shape[0], 2), floating=True)
         check_shape(self, "sample_index", self.sample_index, (self.xyz_m.shape[0],), floating=False)
         check_shape(self, "is_compared", self.is_compared, (None,), floating=False)
 
@@ -139,6 +142,7 @@ class Surfaces(TensorRecord):
         return cls(
             xyz_m=torch.cat([item.xyz_m for item in items]),
             moves=torch.cat([item.moves for item in items]),
+            velocity_mps=torch.cat([item.velocity_mps for item in items]),
             sample_index=torch.cat([i.sample_index + s for i, s in zip(items, starts[:-1], strict=True)]),
             is_compared=torch.cat([item.is_compared for item in items]),
         )

@@ -267,7 +267,7 @@ class PretrainingConfig(_Record):
     prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
     contrast: float = Field(0.2, ge=0, description="between the sensors' maps, cell by cell (InfoNCE)")
     matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
-    motion: float = Field(0.5, ge=0, description="which surfaces move: another sweep saw through where they are")
+    motion: float = Field(1.0, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
     radar: float = Field(0.2, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
     pictures: float = Field(
@@ -280,7 +280,7 @@ class PretrainingConfig(_Record):
     mask_block_m: float = Field(6.4, gt=0, description="side of the squares of ground that are hidden together")
     mask_patch_px: int = Field(32, ge=8, description="side of a patch of a picture")
     mask_sensor: float = Field(0.3, ge=0, le=1, description="share of batches in which whole sensors are hidden")
-    mismatched: float = Field(0.25, ge=0, lt=1, description="share of samples made up of what does not belong together")
+    mismatched: float = Field(0.1, ge=0, lt=1, description="share of samples made up of what does not belong together")
     rays: int = Field(512, ge=1, description="LiDAR rays of each sweep that are predicted")
     ray_bin_m: float = Field(0.8, gt=0, description="a ray ends in one of these, or beyond them")
     ray_bins: int = Field(90, ge=2)

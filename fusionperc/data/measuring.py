@@ -6,6 +6,7 @@ Later sweeps are any sweeps, not only key frames. Everything is moved into the k
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,9 +52,10 @@ def measured_at(
     for moment, horizon_s in enumerate(horizons_s):
         sweep = lidar_sweep(files, sample, horizon_s)
         if sweep is not None:
-            origin[moment], rays, ends = sweep
-            chosen = _chosen(len(ends), num_rays, generator)
-            direction[moment, : len(chosen)], range_m[moment, : len(chosen)] = rays[chosen], ends[chosen]
+            chosen = _chosen(len(sweep.range_m), num_rays, generator)
+            origin[moment] = sweep.origin_m
+            direction[moment, : len(chosen)] = sweep.direction[chosen]
+            range_m[moment, : len(chosen)] = sweep.range_m[chosen]
         for column in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop):
             row = _nearest(files, sample, column, horizon_s)
             if row is None:
@@ -93,12 +95,32 @@ def _nearest(files: SensorFiles, sample: int, column: int, horizon_s: float) -> 
     return row if files.file(row).is_file() else None
 
 
-def lidar_sweep(
-    files: SensorFiles, sample: int, horizon_s: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]] | None:
-    """The sweep nearest to a moment: (3,) where the sensor is, (R, 3) where its rays look, (R,) how far they get.
+class Sweep(NamedTuple):
+    """The rays of a LiDAR sweep in the key frame's ego frame.
 
-    None if none is near enough. Raises `DataError` for a damaged file.
+    Attributes:
+        later_s: how much later than the key frame it is.
+        origin_m: (3,) where the sensor is.
+        direction: (R, 3) of length one.
+        range_m: (R,) where each ray ended, infinite where nothing came back.
+    """
+
+    later_s: float
+    origin_m: NDArray[np.float32]
+    direction: NDArray[np.float32]
+    range_m: NDArray[np.float32]
+
+    def points_m(self) -> NDArray[np.float32]:
+        """(P, 3) where rays ended."""
+        returned = np.isfinite(self.range_m)
+        ends: NDArray[np.float32] = self.origin_m + self.direction[returned] * self.range_m[returned, None]
+        return ends
+
+
+def lidar_sweep(files: SensorFiles, sample: int, horizon_s: float) -> Sweep | None:
+    """All rays of the sweep nearest to a moment after the key frame; None if none is near enough.
+
+    Raises `DataError` for a damaged file.
     """
     row = _nearest(files, sample, LIDAR_COLUMN, horizon_s)
     if row is None:
@@ -106,7 +128,9 @@ def lidar_sweep(
     ego_T_sensor, own_T_sensor = (m[0].float().numpy() for m in files.ego_T_sensor(sample, [row]))
     points = read_lidar(files.file(row))
     direction, range_m = lidar_rays(points, own_T_sensor)
-    return ego_T_sensor[:3, 3], direction @ ego_T_sensor[:3, :3].T, range_m
+    index = files.index
+    later_us = int(index.row_time_us[row]) - int(index.row_time_us[index.sample_reference[sample]])
+    return Sweep(later_us / 1e6, ego_T_sensor[:3, 3], direction @ ego_T_sensor[:3, :3].T, range_m)
 
 
 def _radar(

@@ -118,7 +118,12 @@ def moved_measurements(measured: Measurements, augmentation: Augmentation) -> Me
 
 def moved_surfaces(surfaces: Surfaces, augmentation: Augmentation) -> Surfaces:
     """The surfaces in the augmented frame."""
-    return replace(surfaces, xyz_m=transform_points(augmentation.augmented_T_ego.float(), surfaces.xyz_m))
+    matrix = augmentation.augmented_T_ego.float()
+    return replace(
+        surfaces,
+        xyz_m=transform_points(matrix, surfaces.xyz_m),
+        velocity_mps=surfaces.velocity_mps @ matrix[:2, :2].T,
+    )
 
 
 def unlabelled_folders(config: Config) -> tuple[DriveFolder, ...]:

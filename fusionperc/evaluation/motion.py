@@ -59,9 +59,9 @@ def evaluate_motion(
             continue
         moves, is_unsure, has_points = moving_cells(batch.surfaces, grid)
         asked = has_points & ~is_unsure
-        logits = model(batch.inputs.to(device), batch.measured.horizon_s[:, :1].to(device)).motion_logits
+        motion = model(batch.inputs.to(device), batch.measured.horizon_s[:, :1].to(device)).motion
         truth.append(moves[asked])
-        said.append(logits.cpu()[asked].sigmoid())
+        said.append(motion.logits.cpu()[asked].sigmoid())
         measured.append(radar_speed(batch.measured.radar, grid)[asked])
     is_moving = torch.cat(truth).long() if truth else torch.zeros(0, dtype=torch.int64)
     if not bool(is_moving.any()):

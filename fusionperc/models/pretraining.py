@@ -23,6 +23,20 @@ from fusionperc.types import Sensor, SensorInputs
 
 #: Untrained, so few cells hold something that moves (logit).
 _MOTION_LOGIT = -5.0
+_VELOCITY_MPS = 5.0
+
+
+@dataclass(frozen=True)
+class CellMotion:
+    """Motion of what is in the cells of the fused map, or in some along a cell's side.
+
+    Attributes:
+        logits: (B, X', Y') whether it moves.
+        velocity_mps: (B, 2, X', Y') over ground, if it does.
+    """
+
+    logits: Tensor
+    velocity_mps: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class PretrainingOutput:
         reconstruction: None if nothing is to be reconstructed.
         embeddings: (B, D, X, Y) of length one for each sensor present in the batch; empty without contrast.
         match_logits: (B,) whether a sample's sensors belong together; None without matching.
-        motion_logits: (B, X', Y') whether what is there moves, some along a cell's side; None if that is not learnt.
+        motion: of what is in the cells; None if that is not learnt.
         pictured: (B, R, D) what a picture network would see at the places asked about; None if that is not learnt.
     """
 
@@ -42,7 +56,7 @@ class PretrainingOutput:
     reconstruction: Reconstruction | None
     embeddings: dict[Sensor, Tensor]
     match_logits: Tensor | None
-    motion_logits: Tensor | None
+    motion: CellMotion | None
     pictured: Tensor | None
 
 
@@ -92,7 +106,7 @@ class FusionPercPretraining(BevEncoder):
             reconstruction=None if self.reconstruction is None else self.reconstruction(features.fused, horizon_s),
             embeddings={s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings},
             match_logits=None if self.matching is None else self.matching(features.fused),
-            motion_logits=None if self.motion is None else self.motion(features.fused),
+            motion=None if self.motion is None else self.motion(features.fused),
             pictured=None if self.pictured is None or places_m is None else self.pictured(features.fused, places_m),
         )
 
@@ -126,18 +140,23 @@ class MatchingHead(nn.Module):
 
 
 class MotionHead(nn.Module):
-    """One number per cell, or for some along a cell's side: does what is there move?"""
+    """For each cell, or for some along a cell's side: does what is there move, and how fast?"""
 
     def __init__(self, channels: int, finer: int) -> None:
         super().__init__()
         self.finer = finer
         self.look = ConvNormAct(channels, channels)
-        self.answer = nn.Conv2d(channels, finer**2, 1)
-        assert self.answer.bias is not None
-        nn.init.constant_(self.answer.bias, _MOTION_LOGIT)
+        self.moves = nn.Conv2d(channels, finer**2, 1)
+        self.velocity = nn.Conv2d(channels, 2 * finer**2, 1)
+        assert self.moves.bias is not None
+        nn.init.constant_(self.moves.bias, _MOTION_LOGIT)
 
-    def forward(self, fused: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch x_fine y_fine"]:
-        return F.pixel_shuffle(self.answer(self.look(fused)), self.finer).squeeze(1).float()
+    def forward(self, fused: Float[Tensor, "batch channels x y"]) -> CellMotion:
+        seen = self.look(fused)
+        return CellMotion(
+            logits=F.pixel_shuffle(self.moves(seen), self.finer).squeeze(1).float(),
+            velocity_mps=F.pixel_shuffle(self.velocity(seen), self.finer).float() * _VELOCITY_MPS,
+        )
 
 
 class PicturedHead(nn.Module):

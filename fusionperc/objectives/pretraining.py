@@ -20,7 +20,7 @@ from torch import Tensor
 from fusionperc.config import Config
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
-from fusionperc.models.pretraining import PretrainingOutput
+from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
 from fusionperc.objectives.detection import depth_loss
 from fusionperc.objectives.pictures import pictured_loss
@@ -29,7 +29,7 @@ from fusionperc.objectives.pictures import pictured_loss
 _LEAST_DOPPLER_MPS = 0.1
 #: A single point that moves may be a ray that just missed an edge.
 _SURE_POINTS = 2
-#: Where fewer cells of a batch move, nats are told as if so many did.
+#: Where fewer cells, or points, of a batch move, the mean is told as if so many did.
 _FEWEST_MOVING = 32
 
 
@@ -81,8 +81,8 @@ class PretrainingObjective:
             losses["contrast"] = self._contrast(output, measured, belongs, generator)
         if output.match_logits is not None:
             losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
-        if output.motion_logits is not None and surfaces is not None:
-            losses["motion"] = motion_loss(output.motion_logits, surfaces, self.grid, belongs)
+        if output.motion is not None and surfaces is not None:
+            losses |= motion_losses(output.motion, surfaces, self.grid, belongs)
         of = {
             "likelihood": weights.likelihood,
             "radar": weights.likelihood * weights.radar,
@@ -93,6 +93,7 @@ class PretrainingObjective:
             "prediction_radar": weights.prediction * weights.radar,
             "prediction_doppler": weights.prediction * weights.radar,
             "motion": weights.motion,
+            "motion_velocity": weights.motion,
             "contrast": weights.contrast,
             "matching": weights.matching,
         }
@@ -208,24 +209,29 @@ def radar_terms(
     return nats / cells.clamp(min=1), doppler / returns.clamp(min=1), radar.is_measured & (returns > 0)
 
 
-def motion_loss(
-    logits: Float[Tensor, "batch x_fine y_fine"],
-    surfaces: Surfaces,
-    grid: BevGrid,
-    counts: Bool[Tensor, " batch"],
-) -> Tensor:
-    """Nats per moving cell of which cells hold something that moves.
+def motion_losses(
+    motion: CellMotion, surfaces: Surfaces, grid: BevGrid, counts: Bool[Tensor, " batch"]
+) -> dict[str, Tensor]:
+    """Which cells hold something that moves, in nats per moving cell, and its velocity: mean absolute error, m/s.
 
     Args:
-        logits: on `grid`, some along a cell's side.
+        motion: on `grid`, some cells along a cell's side.
         surfaces: the points.
         grid: of the fused map.
         counts: which samples count; of the others, and of those that were not compared, nothing is asked.
     """
-    moves, is_unsure, _ = moving_cells(surfaces, replace(grid, cell_m=grid.cell_m * grid.shape[0] / logits.shape[1]))
+    fine = replace(grid, cell_m=grid.cell_m * grid.shape[0] / motion.logits.shape[1])
+    moves, is_unsure, _ = moving_cells(surfaces, fine)
     is_asked = ~is_unsure & (counts & surfaces.is_compared)[:, None, None]
-    nats = F.binary_cross_entropy_with_logits(logits, moves.float(), reduction="none")
-    return (nats * is_asked).sum() / (moves & is_asked).sum().clamp(min=_FEWEST_MOVING)
+    nats = F.binary_cross_entropy_with_logits(motion.logits, moves.float(), reduction="none")
+    at, inside = fine.cell_indices(surfaces.xyz_m)
+    known = inside & ~surfaces.velocity_mps.isnan().any(1) & counts[surfaces.sample_index]
+    told = motion.velocity_mps[surfaces.sample_index[known], :, at[known, 0], at[known, 1]]
+    error = (told - surfaces.velocity_mps[known]).abs().sum(1)
+    return {
+        "motion": (nats * is_asked).sum() / (moves & is_asked).sum().clamp(min=_FEWEST_MOVING),
+        "motion_velocity": error.sum() / known.sum().clamp(min=_FEWEST_MOVING),
+    }
 
 
 def moving_cells(

@@ -12,7 +12,7 @@ from fusionperc.config import Config, build_config
 from fusionperc.geometry import BevGrid, VoxelGrid
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
 from fusionperc.models.encoder import BevFeatures
-from fusionperc.models.pretraining import PretrainingOutput
+from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import Reconstruction
 from fusionperc.objectives.pretraining import PretrainingObjective
 from fusionperc.types import Sensor
@@ -22,7 +22,7 @@ GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0)
 VOLUME = VoxelGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0, 2.0)
 TERMS = {
     "likelihood", "radar", "doppler", "depth", "pictures", "prediction", "prediction_radar", "prediction_doppler",
-    "motion", "contrast", "matching",
+    "motion", "motion_velocity", "contrast", "matching",
 }  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def surfaces(batch: int = 2) -> Surfaces:
     return Surfaces(
         torch.tensor([[3.5, 1.5, 1.0], [3.6, 1.7, 2.0], [-3.0, 5.0, 1.0]]).repeat(batch, 1),
         torch.tensor([1, 1, 0], dtype=torch.int8).repeat(batch),
+        torch.tensor([[2.0, 1.0], [2.0, 1.0], [math.nan, math.nan]]).repeat(batch, 1),
         torch.arange(batch).repeat_interleave(3),
         torch.ones(batch, dtype=torch.bool),
     )
@@ -92,7 +93,7 @@ def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
         Reconstruction(VOLUME, density, leaf(moments, 8, 8), leaf(moments, 2, 8, 8), leaf(moments, 8, 8)),
         {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
         leaf(batch),
-        leaf(batch, 16, 16),
+        CellMotion(leaf(batch, 16, 16), leaf(batch, 2, 16, 16)),
         leaf(batch, 7, 5),
     )
 
