@@ -145,19 +145,20 @@ def _velocity(xy_m: NDArray[np.float32], fields: Sequence[tuple[float, NDArray[n
 def _square(reach: float, step: float) -> NDArray[np.float32]:
     """(N, 2) a grid of velocities around standing still."""
     axis = np.arange(-reach, reach + step / 2, step, dtype=np.float32)
-    return np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    grid: NDArray[np.float32] = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    return grid
 
 
 def _off_m(
     xy_m: NDArray[np.float32], velocity_mps: NDArray[np.float32], fields: Sequence[tuple[float, NDArray[np.float32]]]
 ) -> NDArray[np.float32]:
     """(N,) how far, on the mean, each velocity leaves the points from what was met."""
-    off = _SLOWER_M_PER_MPS * np.linalg.norm(velocity_mps, axis=1)
+    off: NDArray[np.float32] = _SLOWER_M_PER_MPS * np.linalg.norm(velocity_mps, axis=1)
     for later_s, field in fields:
         places = xy_m + velocity_mps[:, None] * np.float32(later_s)
         cell = np.clip(((places + _HALF_SIDE_M) / _FIELD_CELL_M).astype(np.int32), 0, len(field) - 1)
         off += field[cell[..., 0], cell[..., 1]].mean(1) / len(fields)
-    return off  # type: ignore[no-any-return]
+    return off
 
 
 def _distances_m(points_m: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -277,10 +277,13 @@ def test_moving_cells_lie_in_their_cell() -> None:
     """Four answers of a cell, x before y, as the voxels of the volume."""
     torch.manual_seed(0)
     model = MotionHead(8, 2)
-    assert model.answer.bias is not None
+    assert model.moves.bias is not None and model.velocity.bias is not None
     with torch.no_grad():
-        model.answer.weight.zero_()
-        model.answer.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+        model.moves.weight.zero_()
+        model.velocity.weight.zero_()
+        model.moves.bias.copy_(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+        model.velocity.bias.copy_(torch.arange(8) / 5)
         out = model(fused(1))
-    assert out.shape == (1, 32, 24)
-    assert out[0, 6:8, 10:12].tolist() == [[0, 1], [2, 3]]
+    assert out.logits.shape == (1, 32, 24) and out.velocity_mps.shape == (1, 2, 32, 24)
+    assert out.logits[0, 6:8, 10:12].tolist() == [[0, 1], [2, 3]]
+    torch.testing.assert_close(out.velocity_mps[0, :, 6:8, 10:12], torch.tensor([[[0.0, 1], [2, 3]], [[4, 5], [6, 7]]]))

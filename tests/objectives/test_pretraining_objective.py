@@ -12,10 +12,10 @@ from pretraining_cases import GRID, TERMS, VOLUME, config_of, losses_of, measure
 from torch import Tensor
 
 from fusionperc.measurements import LidarRays, RadarReturns, Surfaces
-from fusionperc.models.pretraining import FusionPercPretraining
+from fusionperc.models.pretraining import CellMotion, FusionPercPretraining
 from fusionperc.models.reconstruction import Reconstruction
 from fusionperc.objectives import pretraining as module
-from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, motion_loss, radar_terms
+from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, motion_losses, radar_terms
 from fusionperc.types import Sensor
 
 # -- the whole --------------------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ def test_total_is_the_weighted_sum() -> None:
     assert losses.keys() == TERMS | {"total"}
     of = {
         "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5,
-        "pictures": 0.7 * 0.8, "motion": 0.6, "prediction": 1.3,
+        "pictures": 0.7 * 0.8, "motion": 0.6, "motion_velocity": 0.6, "prediction": 1.3,
         "prediction_radar": 1.3 * 0.25, "prediction_doppler": 1.3 * 0.25, "contrast": 0.2, "matching": 0.4,
     }  # fmt: skip
     expected = sum(weight * losses[name] for name, weight in of.items())
@@ -254,15 +254,25 @@ def test_one_sensor_alone_has_nothing_to_agree_with() -> None:
 # -- motion -----------------------------------------------------------------------------------------------------------
 
 
-def moving(*points: tuple[float, float, int, int], compared: tuple[bool, bool] = (True, True)) -> Surfaces:
+def moving(
+    *points: tuple[float, float, int, int],
+    compared: tuple[bool, bool] = (True, True),
+    velocity: list[list[float]] | None = None,
+) -> Surfaces:
     """Points (x, y, answer, sample)."""
     x, y, answer, sample = zip(*points, strict=True)
     return Surfaces(
         torch.tensor([x, y, [1.0] * len(x)]).T.contiguous(),
         torch.tensor(answer, dtype=torch.int8),
+        torch.full((len(x), 2), math.nan) if velocity is None else torch.tensor(velocity),
         torch.tensor(sample),
         torch.tensor(compared),
     )
+
+
+def motion_of(logits: Tensor, surfaces: Surfaces, counts: Tensor) -> Tensor:
+    still = torch.zeros(len(logits), 2, *logits.shape[1:])
+    return motion_losses(CellMotion(logits, still), surfaces, GRID, counts)["motion"]
 
 
 def test_motion_by_hand() -> None:
@@ -280,12 +290,26 @@ def test_motion_by_hand() -> None:
     both = torch.tensor([True, True])
     stays = math.log1p(math.exp(-2.0))
     expected = math.log1p(math.exp(-1.0)) + (2 * 256 - 1 - 3) * stays
-    loss = motion_loss(logits, surfaces, GRID, both)
+    loss = motion_of(logits, surfaces, both)
     assert float(loss) == pytest.approx(expected / 32, rel=1e-5)  # one cell, told as if there were 32
-    first = motion_loss(logits, surfaces, GRID, torch.tensor([True, False]))
+    first = motion_of(logits, surfaces, torch.tensor([True, False]))
     assert float(first) == pytest.approx((math.log1p(math.exp(-1.0)) + (256 - 3) * stays) / 32, rel=1e-5)
-    later = motion_loss(logits, replace(surfaces, is_compared=torch.tensor([False, False])), GRID, both)
+    later = motion_of(logits, replace(surfaces, is_compared=torch.tensor([False, False])), both)
     assert later.item() == 0
     many = moving(*[(x + 0.5, y + 0.5, 1, 0) for x in range(-8, 0) for y in range(-8, 0) for _ in range(2)])
-    counted = motion_loss(torch.zeros(2, 16, 16), many, GRID, both)
+    counted = motion_of(torch.zeros(2, 16, 16), many, both)
     assert float(counted) == pytest.approx(512 * math.log(2) / 64, rel=1e-5)  # per moving cell
+
+
+def test_velocity_by_hand() -> None:
+    """Of four points one has no velocity, one is outside: errors of 3 + 1 and of 0.5 + 0 m/s, told as of 32 points."""
+    told = torch.zeros(2, 2, 16, 16)
+    told[1, :, 13, 13] = torch.tensor([1.5, -2.0])
+    points = ((3.5, 1.5, 1, 0), (-3.0, 0.5, 1, 0), (5.5, 5.5, 1, 1), (30.0, 0.0, 1, 1))
+    velocity = [[3.0, -1.0], [math.nan, math.nan], [1.0, -2.0], [9.0, 9.0]]
+    surfaces, motion = moving(*points, velocity=velocity), CellMotion(torch.zeros(2, 16, 16), told)
+    for counts, expected in (([True, True], 4.5), ([False, True], 0.5), ([False, False], 0.0)):
+        found = motion_losses(motion, surfaces, GRID, torch.tensor(counts))["motion_velocity"]
+        assert float(found) == pytest.approx(expected / 32)
+    many = moving(*[points[0]] * 64, velocity=[velocity[0]] * 64)
+    assert float(motion_losses(motion, many, GRID, torch.tensor([True, True]))["motion_velocity"]) == pytest.approx(4.0)
