@@ -30,7 +30,7 @@ def main() -> None:
     from fusionperc.evaluation.inference import choose_device
     from fusionperc.evaluation.likelihood import evaluate_likelihood, report_likelihood
     from fusionperc.evaluation.likelihood_pictures import draw_expectations
-    from fusionperc.evaluation.motion import evaluate_motion, report_motion
+    from fusionperc.evaluation.motion import draw_motion, evaluate_motion, report_motion
     from fusionperc.training.checkpoints import load_pretraining
     from fusionperc.training.pretrain import pretrain
     from fusionperc.training.run import last_checkpoint
@@ -44,14 +44,17 @@ def main() -> None:
         return
     device = choose_device(config.train.device)
     model, _ = load_pretraining(checkpoint, device)
+    pictures = config.run.dir / "pictures"
     if model.motion is not None:
         report_motion(evaluate_motion(model, config, arguments.samples, device), config.run.dir / "motion.json")
+        for path in draw_motion(model, config, arguments.pictures, pictures, device):
+            console.print(f"picture: {path}")
     if model.reconstruction is None:
         console.print("nothing is reconstructed: there is no likelihood to be measured")
         return
     table = evaluate_likelihood(model, config, arguments.samples, device)
     report_likelihood(table, config.run.dir / "likelihood.json")
-    for path in draw_expectations(model, config, arguments.pictures, config.run.dir / "pictures", device):
+    for path in draw_expectations(model, config, arguments.pictures, pictures, device):
         console.print(f"picture: {path}")
 
 
