@@ -1,9 +1,9 @@
 """How well a pretrained network tells what moves, and how fast, on held-out drives.
 
 The truth is `data.motion`'s, from the sweeps before and after (the network sees none that comes after): no annotation.
-Scored are the average precision over cells with LiDAR points of which it is sure, beside chance (the share of such cells
-that move) and what radar says directly; and the median error of the velocity of moving points, beside that of taking
-all for standing.
+Scored are the average precision over cells with LiDAR points of which it is sure, beside chance (the share of them that
+moves) and what radar says directly; and the median error of the velocity of moving points, beside that of taking all
+for standing.
 """
 
 from __future__ import annotations
