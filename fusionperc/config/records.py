@@ -267,7 +267,7 @@ class PretrainingConfig(_Record):
     prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
     contrast: float = Field(0.2, ge=0, description="between the sensors' maps, cell by cell (InfoNCE)")
     matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
-    motion: float = Field(1.0, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
+    motion: float = Field(0.5, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
     radar: float = Field(0.2, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
     pictures: float = Field(

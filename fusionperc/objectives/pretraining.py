@@ -27,6 +27,8 @@ from fusionperc.objectives.pictures import pictured_loss
 
 #: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
 _LEAST_DOPPLER_MPS = 0.1
+#: An error of so many m/s counts as much as a nat. Were it one, the fastest would decide where every step goes.
+_VELOCITY_MPS = 5.0
 #: A single point that moves may be a ray that just missed an edge.
 _SURE_POINTS = 2
 #: Where fewer cells, or points, of a batch move, the mean is told as if so many did.
@@ -93,7 +95,7 @@ class PretrainingObjective:
             "prediction_radar": weights.prediction * weights.radar,
             "prediction_doppler": weights.prediction * weights.radar,
             "motion": weights.motion,
-            "motion_velocity": weights.motion,
+            "motion_velocity": weights.motion / _VELOCITY_MPS,
             "contrast": weights.contrast,
             "matching": weights.matching,
         }

@@ -28,7 +28,7 @@ def test_total_is_the_weighted_sum() -> None:
     assert losses.keys() == TERMS | {"total"}
     of = {
         "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5,
-        "pictures": 0.7 * 0.8, "motion": 0.6, "motion_velocity": 0.6, "prediction": 1.3,
+        "pictures": 0.7 * 0.8, "motion": 0.6, "motion_velocity": 0.6 / 5, "prediction": 1.3,
         "prediction_radar": 1.3 * 0.25, "prediction_doppler": 1.3 * 0.25, "contrast": 0.2, "matching": 0.4,
     }  # fmt: skip
     expected = sum(weight * losses[name] for name, weight in of.items())
