@@ -16,8 +16,8 @@ from fusionperc.visualization.scene import BACKGROUND
 
 _TEXT_COLOUR, _STILL_COLOUR = "#c9d1d9", "#4a525c"
 _PANEL_IN = 5.5
-#: An arrow shows where something gets in this time.
-_ARROW_S = 1.0
+#: An arrow shows where something gets in this time; there is one in every square of this side.
+_ARROW_S, _ARROW_EVERY_M = 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def _draw(axes: Axes, panel: MotionPanel, range_m: float) -> None:
         vmin=0,
         vmax=1,
     )
-    known = np.isfinite(panel.velocity_mps).all(1)
-    place, arrow = panel.moving_m[known], panel.velocity_mps[known] * _ARROW_S
+    known = np.flatnonzero(np.isfinite(panel.velocity_mps).all(1))
+    _, first = np.unique(np.floor(panel.moving_m[known, :2] / _ARROW_EVERY_M), axis=0, return_index=True)
+    place, arrow = panel.moving_m[known[first]], panel.velocity_mps[known[first]] * _ARROW_S
     axes.quiver(
         -place[:, 1], place[:, 0], -arrow[:, 1], arrow[:, 0], color="#ffffff", angles="xy", scale_units="xy", scale=1.0,
         width=0.0025,
