@@ -90,13 +90,10 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Sample(Labels):
-    """A key frame without augmentation, in the ego frame at its LiDAR timestamp.
+class Readings:
+    """What the sensors of a key frame and its sweeps read, in the ego frame at the LiDAR's key frame.
 
     Attributes:
-        token: nuScenes sample token.
-        scene: name of the drive.
-        timestamp_us: of the LiDAR's key frame.
         images: (N, 3, H, W) uint8 RGB in the order of `types.CAMERAS`; black where absent.
         camera_present: (N,) bool.
         intrinsics: (N, 3, 3) float32 of the pictures as given.
@@ -105,6 +102,26 @@ class Sample(Labels):
         num_keyframe_points: so many first points of `lidar` are the key frame's own sweep.
         radar: all radars' sweeps, or None.
         present: (3,) bool in the order of `types.SENSORS`.
+    """
+
+    images: Tensor
+    camera_present: Tensor
+    intrinsics: Tensor
+    camera_T_ego: Tensor
+    lidar: Points | None
+    num_keyframe_points: int
+    radar: Points | None
+    present: Tensor
+
+
+@dataclass(frozen=True)
+class Sample(Labels, Readings):
+    """A key frame without augmentation, in the ego frame at its LiDAR timestamp.
+
+    Attributes:
+        token: nuScenes sample token.
+        scene: name of the drive.
+        timestamp_us: of the LiDAR's key frame.
         ego_past_m, ego_future_m: (4, 3), (8, 3) float32 x, y, yaw at `PAST_TIMES_S` and `FUTURE_TIMES_S`; NaN where not
             recorded.
         command: index into `types.COMMANDS`, -1 unknown; from the source that `config.command` names.
@@ -114,14 +131,6 @@ class Sample(Labels):
     token: str
     scene: str
     timestamp_us: int
-    images: Tensor
-    camera_present: Tensor
-    intrinsics: Tensor
-    camera_T_ego: Tensor
-    lidar: Points | None
-    num_keyframe_points: int
-    radar: Points | None
-    present: Tensor
     ego_past_m: Tensor
     ego_future_m: Tensor
     command: int

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from fusionperc.data.errors import DataError
 from fusionperc.data.index import CAMERA_COLUMNS, LIDAR_COLUMN, RADAR_COLUMNS, Index, pose_matrix
 from fusionperc.data.pictures import PictureCrop, read_picture
 from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, SensorFile, is_own_vehicle, read_lidar, read_radar
+from fusionperc.data.sample import Readings
 from fusionperc.geometry import inverse
 from fusionperc.types import CAMERAS, Points, Sensor
 
@@ -26,20 +26,6 @@ log = logging.getLogger(__name__)
 
 #: Size of the black pictures of a sample without cameras that is read without crops.
 _PICTURE_SIZE = (900, 1600)
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What the sensors of a key frame and its sweeps read; fields as in `sample.Sample`."""
-
-    images: Tensor
-    camera_present: Tensor
-    intrinsics: Tensor
-    camera_T_ego: Tensor
-    lidar: Points | None
-    num_keyframe_points: int
-    radar: Points | None
-    present: Tensor
 
 
 class SensorFiles:

@@ -55,10 +55,10 @@ def evaluate_motion(
     Raises:
         ValueError: the network does not tell what moves.
     """
-    grid = fine_grid(model)
     truth, said, measured, errors, speeds = [], [], [], [], []
     for dataset, index in held_samples(config, num_samples):
         surfaces, motion, radar = look(model, dataset, index, device)
+        grid = motion.grid
         if not bool(surfaces.is_compared[0]):
             continue
         moves, is_unsure, has_points = moving_cells(surfaces, grid)
@@ -85,25 +85,16 @@ def evaluate_motion(
     }
 
 
-def fine_grid(model: FusionPercPretraining) -> BevGrid:
-    """The grid of the cells that are told to move. Raises `ValueError` where the network does not tell that."""
-    if model.motion is None:
-        raise ValueError("the network has no motion head: pretrain it with pretraining.motion above 0")
-    coarse = model.config.grid.grid()
-    return replace(coarse, cell_m=coarse.cell_m / model.motion.finer)
-
-
 def look(
     model: FusionPercPretraining, dataset: UnlabelledDataset, index: int, device: torch.device | str
 ) -> tuple[Surfaces, CellMotion, RadarReturns]:
     """What other sweeps tell of a key frame, what the network does, and what the radars measured."""
     batch = collate_unlabelled([dataset[index]])
     motion = model(batch.inputs.to(device), batch.measured.horizon_s[:, :1].to(device)).motion
-    return (
-        dataset.drives.surfaces(index),
-        CellMotion(motion.logits.cpu(), motion.velocity_mps.cpu()),
-        batch.measured.radar,
-    )
+    if motion is None or batch.surfaces is None:
+        raise ValueError("the network has no motion head: pretrain it with pretraining.motion above 0")
+    on_cpu = replace(motion, logits=motion.logits.cpu(), velocity_mps=motion.velocity_mps.cpu())
+    return batch.surfaces, on_cpu, batch.measured.radar
 
 
 def radar_speed(radar: RadarReturns, grid: BevGrid) -> Tensor:
@@ -140,9 +131,10 @@ def draw_motion(
         count: key frames, spread over the held-out drives.
         output: folder, made if missing.
     """
-    grid, paths = fine_grid(model), []
+    paths = []
     for number, (dataset, index) in enumerate(held_samples(config, count)):
         surfaces, motion, _ = look(model, dataset, index, device)
+        grid = motion.grid
         moves = surfaces.moves == 1
         probability = motion.logits[0].sigmoid()
         cells = torch.nonzero(probability > _SHOWN)

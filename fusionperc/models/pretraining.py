@@ -7,7 +7,7 @@ sensors -> encoder -+-> fused map ----------> what moves? do these sensors belon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,15 @@ _VELOCITY_MPS = 5.0
 
 @dataclass(frozen=True)
 class CellMotion:
-    """Motion of what is in the cells of the fused map, or in some along a cell's side.
+    """Motion of what is in the cells of a grid.
 
     Attributes:
+        grid: of these cells: the fused map's, or some along a side of its cells.
         logits: (B, X', Y') whether it moves.
         velocity_mps: (B, 2, X', Y') over ground, if it does.
     """
 
+    grid: BevGrid
     logits: Tensor
     velocity_mps: Tensor
 
@@ -79,7 +81,7 @@ class FusionPercPretraining(BevEncoder):
         }
         self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 else {})
         self.matching = MatchingHead(channels) if pretraining.wants_matching else None
-        self.motion = MotionHead(channels, pretraining.voxels_per_cell) if pretraining.motion > 0 else None
+        self.motion = MotionHead(channels, grid, pretraining.voxels_per_cell) if pretraining.motion > 0 else None
         seen = 0 if self.camera is None or not pretraining.wants_pictures else self.camera.backbone.feature_channels[0]
         self.pictured = PicturedHead(channels, grid, seen) if seen else None
         self.to(memory_format=torch.channels_last)
@@ -140,11 +142,11 @@ class MatchingHead(nn.Module):
 
 
 class MotionHead(nn.Module):
-    """For each cell, or for some along a cell's side: does what is there move, and how fast?"""
+    """For each cell, or for `finer` along a cell's side: does what is there move, and how fast?"""
 
-    def __init__(self, channels: int, finer: int) -> None:
+    def __init__(self, channels: int, grid: BevGrid, finer: int) -> None:
         super().__init__()
-        self.finer = finer
+        self.grid, self.finer = replace(grid, cell_m=grid.cell_m / finer), finer
         self.look = ConvNormAct(channels, channels)
         self.moves = nn.Conv2d(channels, finer**2, 1)
         self.velocity = nn.Conv2d(channels, 2 * finer**2, 1)
@@ -154,6 +156,7 @@ class MotionHead(nn.Module):
     def forward(self, fused: Float[Tensor, "batch channels x y"]) -> CellMotion:
         seen = self.look(fused)
         return CellMotion(
+            grid=self.grid,
             logits=F.pixel_shuffle(self.moves(seen), self.finer).squeeze(1).float(),
             velocity_mps=F.pixel_shuffle(self.velocity(seen), self.finer).float() * _VELOCITY_MPS,
         )

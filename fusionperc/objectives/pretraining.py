@@ -9,7 +9,6 @@ points or voxels; prediction as in ViDAR (CVPR 2024); contrast as in CLIP (ICML 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -84,7 +83,7 @@ class PretrainingObjective:
         if output.match_logits is not None:
             losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
         if output.motion is not None and surfaces is not None:
-            losses |= motion_losses(output.motion, surfaces, self.grid, belongs)
+            losses |= motion_losses(output.motion, surfaces, belongs)
         of = {
             "likelihood": weights.likelihood,
             "radar": weights.likelihood * weights.radar,
@@ -211,22 +210,18 @@ def radar_terms(
     return nats / cells.clamp(min=1), doppler / returns.clamp(min=1), radar.is_measured & (returns > 0)
 
 
-def motion_losses(
-    motion: CellMotion, surfaces: Surfaces, grid: BevGrid, counts: Bool[Tensor, " batch"]
-) -> dict[str, Tensor]:
+def motion_losses(motion: CellMotion, surfaces: Surfaces, counts: Bool[Tensor, " batch"]) -> dict[str, Tensor]:
     """Which cells hold something that moves, in nats per moving cell, and its velocity: mean absolute error, m/s.
 
     Args:
-        motion: on `grid`, some cells along a cell's side.
+        motion: what the network expects.
         surfaces: the points.
-        grid: of the fused map.
         counts: which samples count; of the others, and of those that were not compared, nothing is asked.
     """
-    fine = replace(grid, cell_m=grid.cell_m * grid.shape[0] / motion.logits.shape[1])
-    moves, is_unsure, _ = moving_cells(surfaces, fine)
+    moves, is_unsure, _ = moving_cells(surfaces, motion.grid)
     is_asked = ~is_unsure & (counts & surfaces.is_compared)[:, None, None]
     nats = F.binary_cross_entropy_with_logits(motion.logits, moves.float(), reduction="none")
-    at, inside = fine.cell_indices(surfaces.xyz_m)
+    at, inside = motion.grid.cell_indices(surfaces.xyz_m)
     known = inside & ~surfaces.velocity_mps.isnan().any(1) & counts[surfaces.sample_index]
     told = motion.velocity_mps[surfaces.sample_index[known], :, at[known, 0], at[known, 1]]
     error = (told - surfaces.velocity_mps[known]).abs().sum(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -276,7 +277,7 @@ def test_places_are_read_where_they_are() -> None:
 def test_moving_cells_lie_in_their_cell() -> None:
     """Four answers of a cell, x before y, as the voxels of the volume."""
     torch.manual_seed(0)
-    model = MotionHead(8, 2)
+    model = MotionHead(8, GRID, 2)
     assert model.moves.bias is not None and model.velocity.bias is not None
     with torch.no_grad():
         model.moves.weight.zero_()
@@ -285,5 +286,6 @@ def test_moving_cells_lie_in_their_cell() -> None:
         model.velocity.bias.copy_(torch.arange(8) / 5)
         out = model(fused(1))
     assert out.logits.shape == (1, 32, 24) and out.velocity_mps.shape == (1, 2, 32, 24)
+    assert out.grid == replace(GRID, cell_m=0.5)
     assert out.logits[0, 6:8, 10:12].tolist() == [[0, 1], [2, 3]]
     torch.testing.assert_close(out.velocity_mps[0, :, 6:8, 10:12], torch.tensor([[[0.0, 1], [2, 3]], [[4, 5], [6, 7]]]))

@@ -19,6 +19,7 @@ from fusionperc.types import Sensor
 
 #: 8 x 8 cells of 2 m, 4 layers of 2 m.
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0)
+FINE = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 1.0)
 VOLUME = VoxelGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0, 2.0)
 TERMS = {
     "likelihood", "radar", "doppler", "depth", "pictures", "prediction", "prediction_radar", "prediction_doppler",
@@ -93,7 +94,7 @@ def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
         Reconstruction(VOLUME, density, leaf(moments, 8, 8), leaf(moments, 2, 8, 8), leaf(moments, 8, 8)),
         {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
         leaf(batch),
-        CellMotion(leaf(batch, 16, 16), leaf(batch, 2, 16, 16)),
+        CellMotion(FINE, leaf(batch, 16, 16), leaf(batch, 2, 16, 16)),
         leaf(batch, 7, 5),
     )
 

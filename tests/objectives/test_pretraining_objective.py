@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from pretraining_cases import GRID, TERMS, VOLUME, config_of, losses_of, measurements, outputs
+from pretraining_cases import FINE, GRID, TERMS, VOLUME, config_of, losses_of, measurements, outputs
 from torch import Tensor
 
 from fusionperc.measurements import LidarRays, RadarReturns, Surfaces
@@ -272,7 +272,7 @@ def moving(
 
 def motion_of(logits: Tensor, surfaces: Surfaces, counts: Tensor) -> Tensor:
     still = torch.zeros(len(logits), 2, *logits.shape[1:])
-    return motion_losses(CellMotion(logits, still), surfaces, GRID, counts)["motion"]
+    return motion_losses(CellMotion(FINE, logits, still), surfaces, counts)["motion"]
 
 
 def test_motion_by_hand() -> None:
@@ -307,9 +307,9 @@ def test_velocity_by_hand() -> None:
     told[1, :, 13, 13] = torch.tensor([1.5, -2.0])
     points = ((3.5, 1.5, 1, 0), (-3.0, 0.5, 1, 0), (5.5, 5.5, 1, 1), (30.0, 0.0, 1, 1))
     velocity = [[3.0, -1.0], [math.nan, math.nan], [1.0, -2.0], [9.0, 9.0]]
-    surfaces, motion = moving(*points, velocity=velocity), CellMotion(torch.zeros(2, 16, 16), told)
+    surfaces, motion = moving(*points, velocity=velocity), CellMotion(FINE, torch.zeros(2, 16, 16), told)
     for counts, expected in (([True, True], 4.5), ([False, True], 0.5), ([False, False], 0.0)):
-        found = motion_losses(motion, surfaces, GRID, torch.tensor(counts))["motion_velocity"]
+        found = motion_losses(motion, surfaces, torch.tensor(counts))["motion_velocity"]
         assert float(found) == pytest.approx(expected / 32)
     many = moving(*[points[0]] * 64, velocity=[velocity[0]] * 64)
-    assert float(motion_losses(motion, many, GRID, torch.tensor([True, True]))["motion_velocity"]) == pytest.approx(4.0)
+    assert float(motion_losses(motion, many, torch.tensor([True, True]))["motion_velocity"]) == pytest.approx(4.0)
