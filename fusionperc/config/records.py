@@ -170,6 +170,9 @@ class PlanningHeadConfig(_Record):
     agents: int = Field(32, ge=1, description="surest detections that the ego query attends to")
     motion_modes: int = Field(3, ge=1, description="alternative futures of each agent")
     near_m: float = Field(9.6, gt=0, description="half side of the square around the ego that is read whole")
+    shared_gradient: float = Field(
+        0.0, ge=0, le=1, description="share of planning's gradient that reaches the fused map and detection queries"
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -334,7 +337,7 @@ class TrainConfig(_Record):
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0)
-    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
+    gradient_clip: float = Field(10.0, gt=0, description="largest norm of the gradient; of planning's by itself")
     backbone_rate: float = Field(0.5, gt=0, description="the picture backbone's rate relative to the encoders'")
     encoder_rate: float = Field(1.0, gt=0, description="the encoders' learning rate relative to the heads'")
     fusion_rate: float = Field(1.0, gt=0, description="the fusion's learning rate relative to the heads'")

@@ -3,7 +3,8 @@
 Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
 the bird's-eye view with the drivable area that was read off it, and gives accelerations and curvatures of a vehicle
 that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first speed is the
-told one, or else what the LiDAR's sweeps, laid side by side, tell.
+told one, or else what the LiDAR's sweeps, laid side by side, tell. How much of what it learns changes the network that
+it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection learns as if there were no planning.
 
 Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
 agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
@@ -12,7 +13,7 @@ controls of a kinematic model, integrated, not free waypoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ class PlanningHead(nn.Module):
 
     def __init__(self, config: PlanningHeadConfig, grid: BevGrid, in_channels: int, query_channels: int) -> None:
         super().__init__()
-        channels = config.channels
+        channels, self.shared_gradient = config.channels, config.shared_gradient
         self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
         self.scene = SceneTokens(grid, in_channels + 1, channels)
         self.near = SweepStack(config.near_m, channels)
@@ -143,10 +144,12 @@ class PlanningHead(nn.Module):
             ego: what the ego is told.
             sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
         """
+        bev = weakened_gradient(bev, self.shared_gradient)
+        content = weakened_gradient(detection.query_content, self.shared_gradient)
         map_logits = self.map(bev)
         near = self.near(sweeps, bev.shape[0])
         ego_motion = _sensed_motion(self.ego_motion(near).float())
-        tokens, motion, is_absent = self.agents(detection)
+        tokens, motion, is_absent = self.agents(replace(detection, query_content=content))
         scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
         variants = ego.command.shape[0] // bev.shape[0]
         sensed = ego_motion.repeat(variants, 1)
@@ -169,6 +172,11 @@ class PlanningHead(nn.Module):
             motion=motion,
             map_logits=map_logits.squeeze(1).float(),
         )
+
+
+def weakened_gradient(values: Tensor, share: float) -> Tensor:
+    """The same values; of the gradient only a share gets through."""
+    return values.detach() if share == 0 else values.detach() + share * (values - values.detach())
 
 
 def raw_scale(device: torch.device) -> Float[Tensor, "2 1"]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Self
 
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
 from fusionperc.config import Config
 from fusionperc.data.sensor_dropout import drop_sensors
@@ -67,6 +69,17 @@ class Finetuning(TrainingModule):
                 return ego
             case "without":
                 return ego.without_status()
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Bounds the gradient of the planning head and that of all else, each by itself: neither slows the other."""
+        if gradient_clip_val is None:
+            return
+        parameters = dict(self.model.named_parameters())
+        planning = {name for name in parameters if name.startswith(PLANNING_PART)}
+        for part in (planning, parameters.keys() - planning):
+            clip_grad_norm_([parameters[name] for name in parameters if name in part], gradient_clip_val)
 
     def _losses(self, inputs: SensorInputs, ego: EgoInputs | None, targets: Targets) -> dict[str, Tensor]:
         """Losses of the heads that learn, by name; ``total`` is what is minimised."""

@@ -185,6 +185,30 @@ def test_no_agent_and_extreme_inputs_stay_finite(heads: tuple[DetectionHead, Pla
     assert run(heads, bev, infinite).waypoints.isfinite().all()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_gradient_reaches_what_planning_builds_on(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor, share: float
+) -> None:
+    """The plan is the same; the fused map and the queries' content get that share of its gradient."""
+
+    def gradients(of: float) -> tuple[Tensor, Tensor, Tensor]:
+        heads[1].shared_gradient = of
+        seen = bev.clone().requires_grad_()
+        found = heads[0](bev)
+        content = found.query_content.detach().requires_grad_()
+        out = heads[1](seen, replace(found, query_content=content), ego())
+        total = out.waypoints.square().sum() + out.map_logits.square().sum() + out.motion.place_m.square().sum()
+        total.backward()
+        none = torch.zeros(())
+        return out.waypoints.detach(), *(none if leaf.grad is None else leaf.grad for leaf in (seen, content))
+
+    plan, *whole = gradients(1.0)
+    again, *some = gradients(share)
+    assert torch.equal(again, plan) and all(bool(grad.abs().sum() > 0) for grad in whole)
+    for grad, full in zip(some, whole, strict=True):
+        torch.testing.assert_close(grad.expand_as(full), share * full)
+
+
 def test_samples_do_not_see_each_other(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
     together = run(heads, bev, ego()).waypoints
     alone = run(heads, bev[1:], ego(1)).waypoints

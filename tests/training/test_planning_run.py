@@ -123,6 +123,23 @@ def test_detection_alone_leaves_the_planning_head_as_it_is(long_drives: Path, tm
     assert "plan_imitation" not in header and "train/total" in header
 
 
+def test_detection_learns_beside_planning_as_it_does_alone(long_drives: Path, tmp_path: Path) -> None:
+    """To the last bit, though the gradient is bounded; with some of planning's gradient let through it does not."""
+    found = {}
+    for name, *changes in (
+        ("alone", "train.task=detection"),
+        ("beside", "train.task=both"),
+        ("shared", "train.task=both", "model.planning.shared_gradient=0.5"),
+    ):
+        finetune(small_config(long_drives, tmp_path / name, "train.gradient_clip=0.1", *changes))
+        found[name] = weights(tmp_path / name)
+    same = {name: torch.equal(value, found["beside"][name]) for name, value in found["alone"].items()}
+    assert all(is_same for name, is_same in same.items() if not name.startswith("model.planning."))
+    assert not all(is_same for name, is_same in same.items() if name.startswith("model.planning."))
+    part = "model.fusion."
+    assert any(not torch.equal(v, found["shared"][n]) for n, v in found["alone"].items() if n.startswith(part))
+
+
 def test_planning_alone_asks_for_a_detector() -> None:
     with pytest.raises(ConfigError, match=r"train\.task = planning: give model\.planning and, in train\.initial"):
         build_config({}, ["train.task=planning"])
