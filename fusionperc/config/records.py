@@ -42,6 +42,14 @@ class AugmentationConfig(_Record):
         return cls(flip_x=False, flip_y=False, rotation_rad=0, scale=(1, 1), image_zoom=(1, 1), image_colour=0)
 
 
+class DriveFolder(_Record):
+    """A split of a nuScenes folder, with or without annotation tables."""
+
+    root: Path
+    version: str = "v1.0-trainval"
+    split: str = "all"
+
+
 class DataConfig(_Record):
     """Which nuScenes folder, which part of it, and how a sample is read."""
 
@@ -49,6 +57,9 @@ class DataConfig(_Record):
     version: str = Field("v1.0-mini", description="name of the table folder, e.g. v1.0-mini or v1.0-trainval")
     train_split: str = Field("mini_train", description="drives to train on")
     split: str = Field("mini_val", description="held-out drives: validation during training, and evaluation")
+    drives: tuple[DriveFolder, ...] = Field(
+        (), description="further folders to train on, whole; drives without annotations teach depth and plans only"
+    )
     scenes: tuple[str, ...] | None = Field(None, description="keep only these drives, e.g. [scene-0061]")
     label_fraction: float = Field(
         1.0, gt=0, le=1, description="share of the train split's drives, whole ones, that training sees the labels of"
@@ -247,14 +258,6 @@ class PlanningObjectiveConfig(_Record):
     collision: float = Field(0.5, ge=0, description="with the predicted futures of agents")
     off_road: float = Field(0.3, ge=0)
     comfort: float = Field(0.1, ge=0)
-
-
-class DriveFolder(_Record):
-    """Unlabelled drives: a split of a nuScenes folder, with or without annotation tables."""
-
-    root: Path
-    version: str = "v1.0-trainval"
-    split: str = "all"
 
 
 class PretrainingConfig(_Record):

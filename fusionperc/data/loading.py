@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Keeps the streams of order and augmentation apart though both start from the same seed.
 ORDER_STREAM, AUGMENTATION_STREAM = 0, 1
+
+Item = TypeVar("Item")
 
 
 class DriveDataset(Dataset[Batch]):
@@ -78,6 +81,23 @@ class DriveDataset(Dataset[Batch]):
         if self.planning_grid is not None:
             batch = with_planning(batch, sample, self.drives.surroundings(index), augmentation, self.planning_grid)
         return replace(batch, inputs=seen_by(batch.inputs, self.sensors, sample))
+
+
+class JoinedDraws(Dataset[Item]):
+    """Several data sets in a row, asked for by (draw, place in the row)."""
+
+    def __init__(self, parts: Sequence[Dataset[Item]]) -> None:
+        self.parts = parts
+        self._stops = np.cumsum([len(part) for part in parts])  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def __getitem__(self, item: tuple[int, int]) -> Item:
+        number, index = item
+        part = int(np.searchsorted(self._stops, index, side="right"))
+        start = int(self._stops[part - 1]) if part else 0
+        return self.parts[part][number, index - start]
 
 
 def seen_by(inputs: SensorInputs, sensors: Sequence[Sensor], sample: Sample) -> SensorInputs:
@@ -185,8 +205,8 @@ def make_loader(
         config: data, training and model records are used.
         split: e.g. `config.data.train_split`.
         training: True gives random, augmented draws, exactly `train.steps * train.accumulate` batches of
-            `data.batch_size` per process, from `data.label_fraction` of the drives; False gives all samples once, in
-            order, as they are.
+            `data.batch_size` per process, from `data.label_fraction` of the drives and all of `data.drives`; False
+            gives all samples once, in order, as they are.
         drives: an opened split; None opens it, with the cache at `data.cache` or `<run.dir>/cache`.
         start_draw: draws already taken by all processes together; only for training.
         limit: only so many samples, evenly spaced over the split; only when not training.
@@ -197,25 +217,23 @@ def make_loader(
         DataError: as `NuScenesDrives`.
     """
     data, train = config.data, config.train
+    cache = data.cache if data.cache is not None else config.run.dir / "cache"
     if drives is None:
-        cache = data.cache if data.cache is not None else config.run.dir / "cache"
         drives = NuScenesDrives(data.root, data.version, split, config=data, cache=cache, is_labelled_share=training)
-    dataset = DriveDataset(
-        drives,
-        data.image_size,
-        augmentation=data.augmentation,
-        seed=train.seed,
-        sensors=config.model.sensor_names,
-        read_lidar=training and "camera" in config.model.sensor_names,
-        planning_grid=None if config.model.planning is None else config.model.grid.grid(),
-    )
+    dataset = _dataset_of(drives, config, training)
     source: Dataset[Batch] = dataset
     sampler: DrawSampler | None = None
     if training:
+        whole = data.model_copy(update={"scenes": None})
+        further = [NuScenesDrives(f.root, f.version, f.split, config=whole, cache=cache) for f in data.drives]
+        source = joined = JoinedDraws([dataset, *(_dataset_of(those, config, training) for those in further)])
+        weights = None
+        if train.class_balanced:
+            weights = class_balanced_weights(np.concatenate([d.class_counts() for d in (drives, *further)]))
         sampler = DrawSampler(
             train.steps * train.accumulate * data.batch_size * world_size,
-            len(drives),
-            weights=class_balanced_weights(drives.class_counts()) if train.class_balanced else None,
+            len(joined),
+            weights=weights,
             seed=train.seed,
             start=start_draw,
             rank=rank,
@@ -234,6 +252,18 @@ def make_loader(
         worker_init_fn=one_thread,
         persistent_workers=data.workers > 0,
         pin_memory=train.device != "cpu" and torch.cuda.is_available(),
+    )
+
+
+def _dataset_of(drives: NuScenesDrives, config: Config, training: bool) -> DriveDataset:
+    return DriveDataset(
+        drives,
+        config.data.image_size,
+        augmentation=config.data.augmentation,
+        seed=config.train.seed,
+        sensors=config.model.sensor_names,
+        read_lidar=training and "camera" in config.model.sensor_names,
+        planning_grid=None if config.model.planning is None else config.model.grid.grid(),
     )
 
 

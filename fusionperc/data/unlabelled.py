@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Generic, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,15 @@ from typing_extensions import TypeVar
 
 from fusionperc.config import AugmentationConfig, Config, DriveFolder
 from fusionperc.data.augment import Augmentation, apply, draw
-from fusionperc.data.loading import AUGMENTATION_STREAM, DrawSampler, collate_inputs, one_thread, seen_by, stacked
+from fusionperc.data.loading import (
+    AUGMENTATION_STREAM,
+    DrawSampler,
+    JoinedDraws,
+    collate_inputs,
+    one_thread,
+    seen_by,
+    stacked,
+)
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import Sample
@@ -183,7 +191,7 @@ def make_unlabelled_loader(
     if training:
         draws = train.steps * train.accumulate * data.batch_size * world_size
         sampler = order(draws, size, seed=train.seed, start=start_draw, rank=rank, world_size=world_size)
-        dataset = _Drawn(parts)
+        dataset = JoinedDraws(parts)
     elif train.validate_samples < size:
         dataset = Subset(dataset, np.linspace(0, size - 1, train.validate_samples).round().astype(int).tolist())
     return DataLoader(
@@ -196,22 +204,6 @@ def make_unlabelled_loader(
         persistent_workers=data.workers > 0,
         pin_memory=train.device != "cpu" and torch.cuda.is_available(),
     )
-
-
-class _Drawn(Dataset[UnlabelledBatch]):
-    """Several data sets in a row, asked for by (draw, index)."""
-
-    def __init__(self, parts: Sequence[UnlabelledDataset[Any]]) -> None:
-        self.parts = parts
-        self._stops = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._stops[-1])
-
-    def __getitem__(self, item: tuple[int, int]) -> UnlabelledBatch:
-        number, index = item
-        part = int(np.searchsorted(self._stops, index, side="right"))
-        return self.parts[part][number, index - int(self._stops[part]) + len(self.parts[part])]
 
 
 def collate_unlabelled(items: Sequence[UnlabelledBatch]) -> UnlabelledBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,26 @@ def test_class_balanced_weights_show_every_class_alike() -> None:
     assert weights[8] == pytest.approx(8 * weights[0]) and weights[7] == pytest.approx(9 * weights[0])
     assert weights[9] == pytest.approx(weights[0])
     np.testing.assert_allclose(class_balanced_weights(np.zeros((4, 3), dtype=np.int64)), 0.25)
+
+
+def test_further_folders_are_drawn_from_as_well(small_folder: Path, tmp_path: Path) -> None:
+    """In a round every key frame of all comes once; drives without annotation tables say that they have none."""
+    bare = tmp_path / "bare"
+    shutil.copytree(small_folder, bare)
+    for table in ("sample_annotation", "instance", "category", "attribute", "visibility"):
+        (bare / "v1.0-mini" / f"{table}.json").unlink()
+    further = f"data.drives=[{{root: {bare}, version: v1.0-mini, split: all}}]"
+    alone = config_of(small_folder, "data.batch_size=1")
+    size = len(NuScenesDrives(bare, "v1.0-mini", "all", config=alone.data))
+    config = config_of(
+        small_folder, "data.batch_size=1", f"train.steps={9 + size}", "data.scenes=[scene-0001]", further
+    )
+    batches = list(make_loader(config, "fit", training=True))
+    labelled = [batch.sample_tokens[0] for batch in batches if bool(batch.targets.is_labelled[0])]
+    others = [batch.sample_tokens[0] for batch in batches if not bool(batch.targets.is_labelled[0])]
+    assert sorted(labelled) == [f"sample-0-{place}" for place in range(9)]
+    assert len(others) == len(set(others)) == size > 9
+    assert len(make_loader(config, "fit", training=False)) == 9, "only training has them"
+    balanced = config_of(small_folder, "train.class_balanced=true", "data.batch_size=1", "train.steps=60", further)
+    drawn = [bool(batch.targets.is_labelled[0]) for batch in make_loader(balanced, "fit", training=True)]
+    assert 0 < sum(drawn) < 60
