@@ -3,8 +3,8 @@
 Nothing but what the sensors measured is read: the drives may have annotation tables or none. Several folders:
   pretraining.drives="[{root: data/unlabelled, version: v1.0-test}, {root: data/sim, split: sim_train}]"
 data.split of data.root is held out: how likely its LiDAR sweeps are to the network, now and up to three seconds ahead,
-is written to likelihood.json beside what simpler forecasts make of them, with pictures, and how well it tells what
-moves to motion.json (train.evaluate=false: without).
+is written to likelihood.json beside what simpler forecasts make of them, with pictures, how well it tells what moves to
+motion.json, and whether sensors find each other's cells to contrast.json (train.evaluate=false: without).
 The run folder is like that of tools/train.py, which then starts from it:
   python tools/train.py configs/pretraining.yaml data.root=DIR run.dir=OTHER train.init_from=RUN data.label_fraction=0.1
 """
@@ -27,6 +27,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
 
+    from fusionperc.evaluation.contrast import evaluate_contrast, report_contrast
     from fusionperc.evaluation.inference import choose_device
     from fusionperc.evaluation.likelihood import evaluate_likelihood, report_likelihood
     from fusionperc.evaluation.likelihood_pictures import draw_expectations
@@ -49,6 +50,8 @@ def main() -> None:
         report_motion(evaluate_motion(model, config, arguments.samples, device), config.run.dir / "motion.json")
         for path in draw_motion(model, config, arguments.pictures, pictures, device):
             console.print(f"picture: {path}")
+    if model.embeddings:
+        report_contrast(evaluate_contrast(model, config, arguments.samples, device), config.run.dir / "contrast.json")
     if model.reconstruction is None:
         console.print("nothing is reconstructed: there is no likelihood to be measured")
         return

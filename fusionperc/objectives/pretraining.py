@@ -143,7 +143,7 @@ class PretrainingObjective:
         self, output: PretrainingOutput, measured: Measurements, belongs: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """InfoNCE between every two sensors' embeddings of the same cells, where LiDAR met something."""
-        sample, cell = self._surface_cells(measured, belongs, generator)
+        sample, cell = surface_cells(measured, belongs, self.grid, self.weights.contrast_cells, generator)
         rows = {sensor: bev[sample, :, cell[:, 0], cell[:, 1]] for sensor, bev in output.embeddings.items()}
         terms = []
         for one, other in combinations(rows, 2):
@@ -155,27 +155,26 @@ class PretrainingObjective:
             terms.append((F.cross_entropy(logits, itself) + F.cross_entropy(logits.T, itself)) / 2)
         return torch.stack(terms).mean() if terms else output.features.fused.sum() * 0
 
-    def _surface_cells(
-        self, measured: Measurements, belongs: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """(K,) samples and (K, 2) cells in which key-frame rays end, at most so many of each sample, each once."""
-        horizons = measured.horizon_s.shape[1]
-        samples, cells = [], []
-        for index in torch.nonzero(belongs).flatten().tolist():
-            moment = index * horizons
-            ends = (
-                measured.lidar.origin_m[moment]
-                + measured.lidar.direction[moment] * measured.lidar.range_m[moment, :, None]
-            )
-            at, inside = self.grid.cell_indices(ends)
-            at = torch.unique(at[inside], dim=0)
-            order = torch.randperm(len(at), generator=generator)[: self.weights.contrast_cells]
-            cells.append(at[order.to(at.device)])
-            samples.append(torch.full((len(order),), index, device=at.device))
-        if not cells:
-            nothing = torch.zeros(0, 2, dtype=torch.int64, device=belongs.device)
-            return nothing[:, 0], nothing
-        return torch.cat(samples), torch.cat(cells)
+
+def surface_cells(
+    measured: Measurements, belongs: Tensor, grid: BevGrid, most: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """(K,) samples and (K, 2) cells in which key-frame rays end, at most so many of each sample, each once."""
+    horizons = measured.horizon_s.shape[1]
+    samples, cells = [], []
+    for index in torch.nonzero(belongs).flatten().tolist():
+        moment = index * horizons
+        lidar = measured.lidar
+        ends = lidar.origin_m[moment] + lidar.direction[moment] * lidar.range_m[moment, :, None]
+        at, inside = grid.cell_indices(ends)
+        at = torch.unique(at[inside], dim=0)
+        order = torch.randperm(len(at), generator=generator)[:most]
+        cells.append(at[order.to(at.device)])
+        samples.append(torch.full((len(order),), index, device=at.device))
+    if not cells:
+        nothing = torch.zeros(0, 2, dtype=torch.int64, device=belongs.device)
+        return nothing[:, 0], nothing
+    return torch.cat(samples), torch.cat(cells)
 
 
 def ends_in(lidar: LidarRays, cells: Bool[Tensor, "batch x y"], grid: BevGrid) -> Bool[Tensor, "moments rays"]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from fusionperc.evaluation.contrast import found_again
 from fusionperc.evaluation.likelihood import EMPTY, NETWORK, RAYS, VOXELS, AskedRays, nearest_range_m, scored
 from fusionperc.evaluation.motion import CHANCE, RADAR, radar_speed
 from fusionperc.geometry import BevGrid
@@ -118,8 +119,19 @@ def test_pretraining_tool_measures_likelihood_and_draws(
     found = moving["average_precision"]
     assert 0 < found[CHANCE] < 0.3 and found[RADAR] > 2 * found[CHANCE] and 0 < found["network"] <= 1
     assert moving["velocity_error_mps"]["standing"] > 0.5 and moving["velocity_error_mps"]["network"] > 0
+    pairs = json.loads((tmp_path / "run" / "contrast.json").read_text())
+    assert {frozenset(pair.split(", ")) for pair in pairs} == {
+        frozenset(pair) for pair in (("camera", "radar"), ("camera", "lidar"), ("radar", "lidar"))
+    }
+    assert all(0 < shares["chance"] < 1 and 0 <= shares["its own"] <= 1 for shares in pairs.values())
     for name in ("later_0.png", "sensors_0.png", "motion_0.png"):
         assert (tmp_path / "run" / "pictures" / name).stat().st_size > 20_000
+
+
+def test_a_row_finds_itself_if_no_other_is_nearer() -> None:
+    among = torch.eye(3)
+    asked = torch.tensor([[1.0, 0, 0], [0.6, 0.0, 0.8], [0, 0, 1.0]])
+    assert found_again(asked, among) == pytest.approx(2 / 3)
 
 
 def test_radar_says_the_largest_speed_of_a_cell() -> None:
