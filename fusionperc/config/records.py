@@ -271,7 +271,9 @@ class PretrainingConfig(_Record):
     )
     likelihood: float = Field(1.0, ge=0, description="of what was measured at the key frame, where it is hidden")
     prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
-    contrast: float = Field(0.2, ge=0, description="between the sensors' maps, cell by cell (InfoNCE)")
+    contrast: float = Field(
+        0.2, ge=0, description="between the sensors' maps: each cell against other samples' (InfoNCE)"
+    )
     matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
     motion: float = Field(0.5, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
@@ -294,6 +296,7 @@ class PretrainingConfig(_Record):
     voxels_per_cell: int = Field(2, ge=1, description="voxels of the predicted volume along a cell's side")
     horizon_s: tuple[float, float] = Field((0.5, 3.0), description="a later sweep is drawn from this time ahead")
     contrast_cells: int = Field(256, ge=2, description="cells of each sample told apart")
+    contrast_memory: int = Field(16, ge=0, description="samples before a batch that its cells are told apart from")
     contrast_channels: int = Field(32, ge=2)
     temperature: float = Field(0.1, gt=0)
 

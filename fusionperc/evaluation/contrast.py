@@ -21,7 +21,7 @@ from fusionperc.evaluation.likelihood import held_samples
 from fusionperc.files import whole_file
 from fusionperc.measurements import Measurements
 from fusionperc.models.pretraining import FusionPercPretraining
-from fusionperc.objectives.pretraining import surface_cells
+from fusionperc.objectives.contrast import surface_cells
 from fusionperc.types import Sensor
 
 CHANCE, ELSEWHERE, ITSELF = "chance", "another drive's", "its own"

@@ -9,18 +9,17 @@ points or voxels; prediction as in ViDAR (CVPR 2024); contrast as in CLIP (ICML 
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusionperc.config import Config
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
 from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
+from fusionperc.objectives.contrast import CellContrast
 from fusionperc.objectives.detection import depth_loss
 from fusionperc.objectives.pictures import pictured_loss
 
@@ -34,7 +33,7 @@ _SURE_POINTS = 2
 _FEWEST_MOVING = 32
 
 
-class PretrainingObjective:
+class PretrainingObjective(nn.Module):
     """Turns outputs and measurements into named losses.
 
     Args:
@@ -42,10 +41,14 @@ class PretrainingObjective:
     """
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.weights, self.camera = config.pretraining, config.model.camera
         self.grid = config.model.grid.grid()
+        self.contrast = None
+        if config.pretraining.contrast > 0:
+            self.contrast = CellContrast(config.pretraining, self.grid, config.model.sensor_names)
 
-    def __call__(
+    def forward(
         self,
         output: PretrainingOutput,
         measured: Measurements,
@@ -78,8 +81,9 @@ class PretrainingObjective:
             losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
         if weights.wants_pictures and output.pictured is not None and seen is not None:
             losses["pictures"] = pictured_loss(output.pictured, seen[0], seen[1] & belongs[:, None])
-        if len(output.embeddings) > 1:
-            losses["contrast"] = self._contrast(output, measured, belongs, generator)
+        if self.contrast is not None and len(output.embeddings) > 1:
+            present = output.features.present
+            losses["contrast"] = self.contrast(output.embeddings, present, measured, belongs, generator)
         if output.match_logits is not None:
             losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
         if output.motion is not None and surfaces is not None:
@@ -138,43 +142,6 @@ class PretrainingObjective:
             scanned = (has_radar & ~is_now & counts).float()
             losses |= {"prediction_radar": _mean(radar, scanned), "prediction_doppler": _mean(doppler, scanned)}
         return losses
-
-    def _contrast(
-        self, output: PretrainingOutput, measured: Measurements, belongs: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """InfoNCE between every two sensors' embeddings of the same cells, where LiDAR met something."""
-        sample, cell = surface_cells(measured, belongs, self.grid, self.weights.contrast_cells, generator)
-        rows = {sensor: bev[sample, :, cell[:, 0], cell[:, 1]] for sensor, bev in output.embeddings.items()}
-        terms = []
-        for one, other in combinations(rows, 2):
-            present = (output.features.present[one] & output.features.present[other])[sample]
-            if int(present.sum()) < 2:
-                continue
-            logits = rows[one][present] @ rows[other][present].T / self.weights.temperature
-            itself = torch.arange(len(logits), device=logits.device)
-            terms.append((F.cross_entropy(logits, itself) + F.cross_entropy(logits.T, itself)) / 2)
-        return torch.stack(terms).mean() if terms else output.features.fused.sum() * 0
-
-
-def surface_cells(
-    measured: Measurements, belongs: Tensor, grid: BevGrid, most: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """(K,) samples and (K, 2) cells in which key-frame rays end, at most so many of each sample, each once."""
-    horizons = measured.horizon_s.shape[1]
-    samples, cells = [], []
-    for index in torch.nonzero(belongs).flatten().tolist():
-        moment = index * horizons
-        lidar = measured.lidar
-        ends = lidar.origin_m[moment] + lidar.direction[moment] * lidar.range_m[moment, :, None]
-        at, inside = grid.cell_indices(ends)
-        at = torch.unique(at[inside], dim=0)
-        order = torch.randperm(len(at), generator=generator)[:most]
-        cells.append(at[order.to(at.device)])
-        samples.append(torch.full((len(order),), index, device=at.device))
-    if not cells:
-        nothing = torch.zeros(0, 2, dtype=torch.int64, device=belongs.device)
-        return nothing[:, 0], nothing
-    return torch.cat(samples), torch.cat(cells)
 
 
 def ends_in(lidar: LidarRays, cells: Bool[Tensor, "batch x y"], grid: BevGrid) -> Bool[Tensor, "moments rays"]:

@@ -36,7 +36,7 @@ def config_of(**pretraining: object) -> Config:
                 "radar": {"pillar_m": 2.0},
                 "camera": {"weights": "none", "depth_bins": 4, "depth_min_m": 1, "depth_max_m": 9},
             },
-            "pretraining": {"layer_m": 2.0, "ray_bins": 16, "ray_bin_m": 1.0, **pretraining},
+            "pretraining": {"layer_m": 2.0, "ray_bins": 16, "ray_bin_m": 1.0, "contrast_channels": 6, **pretraining},
         }
     )
 

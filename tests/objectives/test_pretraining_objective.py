@@ -16,7 +16,6 @@ from fusionperc.models.pretraining import CellMotion, FusionPercPretraining
 from fusionperc.models.reconstruction import Reconstruction
 from fusionperc.objectives import pretraining as module
 from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, motion_losses, radar_terms
-from fusionperc.types import Sensor
 
 # -- the whole --------------------------------------------------------------------------------------------------------
 
@@ -94,14 +93,6 @@ def test_what_does_not_belong_together_teaches_matching_only() -> None:
     assert signs == [-1.0, 1.0]  # towards "yes" and "no"
     expected = F.binary_cross_entropy_with_logits(output.match_logits, torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(losses["matching"], expected)
-
-
-def test_contrast_leaves_out_what_does_not_belong() -> None:
-    embeddings = {s: torch.randn(2, 6, 8, 8, requires_grad=True) for s in outputs().embeddings}
-    losses = losses_of(config_of(), replace(outputs(), embeddings=embeddings), belongs=torch.tensor([False, True]))
-    losses["contrast"].backward()
-    for value in embeddings.values():
-        assert value.grad is not None and not bool(value.grad[0].any()) and bool(value.grad[1].any())
 
 
 def test_a_batch_where_nothing_belongs_is_no_error() -> None:
@@ -206,49 +197,6 @@ def test_a_moment_without_scan_is_not_taken_for_an_empty_one() -> None:
     silent = replace(measured.radar, is_measured=torch.tensor([True, False]))
     losses = losses_of(config_of(), outputs(batch=1), replace(measured, radar=silent))
     assert losses["radar"].item() > 0 and losses["prediction_radar"].item() == 0
-
-
-# -- contrast ---------------------------------------------------------------------------------------------------------
-
-
-def contrast(embeddings: dict[Sensor, Tensor], present: dict[Sensor, Tensor] | None = None) -> Tensor:
-    output = replace(outputs(), embeddings=embeddings)
-    if present is not None:
-        output = replace(output, features=replace(output.features, present=output.features.present | present))
-    return losses_of(config_of(contrast_cells=100), output).get("contrast", torch.tensor(math.nan))
-
-
-def test_contrast_is_lowest_where_sensors_agree_cell_by_cell() -> None:
-    codes = torch.eye(128).view(2, 8, 8, 128).movedim(-1, 1)  # every cell of every sample its own direction
-    agree = contrast({"camera": codes, "lidar": codes})
-    # Twelve rays end in 12 cells at most, of two samples: the best that a temperature of 0.1 allows.
-    assert 0 <= float(agree) < 24 * math.exp(-10)
-    same_everywhere = F.normalize(torch.ones_like(codes), dim=1)
-    rays = measurements().lidar
-    at, _ = GRID.cell_indices(rays.direction[0] * rays.range_m[0, :, None])
-    chance = math.log(2 * len(torch.unique(at, dim=0)))
-    alike: dict[Sensor, Tensor] = {"camera": same_everywhere, "lidar": same_everywhere}
-    assert float(contrast(alike)) == pytest.approx(chance, rel=1e-4)
-    shifted = codes.roll(1, dims=2)
-    assert float(contrast({"camera": codes, "lidar": shifted})) > chance + 1
-    torch.manual_seed(0)
-    one, other = (F.normalize(torch.randn(2, 6, 8, 8), dim=1) for _ in range(2))
-    torch.testing.assert_close(contrast({"camera": one, "lidar": other}), contrast({"camera": other, "lidar": one}))
-
-
-def test_one_sensor_alone_has_nothing_to_agree_with() -> None:
-    leaf = torch.randn(2, 6, 8, 8, requires_grad=True)
-    output = replace(outputs(), embeddings={"lidar": leaf})
-    assert "contrast" not in losses_of(config_of(), output)
-    # Two sensors in the batch, but in no sample together.
-    apart: dict[Sensor, Tensor] = {"camera": torch.tensor([True, False]), "lidar": torch.tensor([False, True])}
-    output = replace(outputs(), embeddings={"camera": leaf, "lidar": leaf * 2})
-    output = replace(output, features=replace(output.features, present=output.features.present | apart))
-    losses = losses_of(config_of(), output)
-    assert losses["contrast"].item() == 0
-    losses["contrast"].backward()
-    assert leaf.grad is None and output.features.fused.grad is not None
-    assert not bool(output.features.fused.grad.any())
 
 
 # -- motion -----------------------------------------------------------------------------------------------------------
