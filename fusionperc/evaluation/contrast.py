@@ -1,14 +1,13 @@
-"""Whether two sensors' maps find each other by what they show, or merely by where it is.
+"""Whether two sensors' maps find each other by what they show.
 
-On held-out drives each of one sensor's cells looks for itself among those of another sensor's map, once of the same
-moment, once of another drive's. There is nothing to be found in the other drive's: cells that find themselves there are
-told by their place alone, by what every map has there, such as the density of LiDAR's rings or the reach of a camera.
+On held-out drives each of one sensor's cells looks for the sample it is of among another sensor's maps of all samples,
+at the same place: where the cell lies tells it nothing.
 """
 
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -19,12 +18,11 @@ from fusionperc.console import console
 from fusionperc.data.unlabelled import collate_unlabelled
 from fusionperc.evaluation.likelihood import held_samples
 from fusionperc.files import whole_file
-from fusionperc.measurements import Measurements
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.objectives.contrast import surface_cells
 from fusionperc.types import Sensor
 
-CHANCE, ELSEWHERE, ITSELF = "chance", "another drive's", "its own"
+CHANCE, NETWORK = "chance", "network"
 
 
 @torch.inference_mode()
@@ -36,47 +34,49 @@ def evaluate_contrast(
     Args:
         model: in evaluation mode, on `device`; it must have embeddings.
         config: of its run.
-        num_samples: key frames; each is compared with the one half of them further on, of another drive.
+        num_samples: key frames; each is told apart from all others.
         device: where the model is.
 
     Returns:
-        For every two sensors the share of cells that come first among `contrast_cells` or fewer: by chance, in another
-        drive's map, in the map of the same moment.
+        For every two sensors, as 'asked in other', the share of cells where LiDAR met something that find their sample:
+        by chance, and the network's.
 
     Raises:
         ValueError: the network has no embeddings.
     """
     if not model.embeddings:
         raise ValueError("the network has no embeddings: pretrain it with pretraining.contrast above 0")
-    seen: list[tuple[Measurements, dict[Sensor, Tensor]]] = []
+    maps: dict[Sensor, list[Tensor | None]] = {sensor: [] for sensor in config.model.sensor_names}
+    cells = []
+    grid, generator = model.config.grid.grid(), torch.Generator().manual_seed(0)
     for dataset, index in held_samples(config, num_samples):
         batch = collate_unlabelled([dataset[index]])
         embeddings = model(batch.inputs.to(device), batch.measured.horizon_s[:, :1].to(device)).embeddings
-        seen.append((batch.measured, {sensor: maps.cpu() for sensor, maps in embeddings.items()}))
-    grid, generator = model.config.grid.grid(), torch.Generator().manual_seed(0)
-    found: dict[str, list[tuple[float, float, float]]] = {}
-    for place, (measured, own) in enumerate(seen):
-        _, others = seen[(place + len(seen) // 2) % len(seen)]
-        belongs = torch.ones(1, dtype=torch.bool)
-        _, cell = surface_cells(measured, belongs, grid, config.pretraining.contrast_cells, generator)
-        if not len(cell):
-            continue
-        for one, other in combinations(own, 2):
-            if other in others:
-                asked, here, there = (
-                    maps[0, :, cell[:, 0], cell[:, 1]].T for maps in (own[one], own[other], others[other])
-                )
-                shares = (1 / len(cell), found_again(asked, there), found_again(asked, here))
-                found.setdefault(f"{one}, {other}", []).append(shares)
+        for sensor, kept in maps.items():
+            kept.append(embeddings[sensor].cpu() if sensor in embeddings else None)
+        everything = torch.ones(1, dtype=torch.bool)
+        cells.append(surface_cells(batch.measured, everything, grid, config.pretraining.contrast_cells, generator)[1])
     return {
-        pair: dict(zip((CHANCE, ELSEWHERE, ITSELF), torch.tensor(shares).mean(0).tolist(), strict=True))
-        for pair, shares in found.items()
+        f"{one} in {other}": shares
+        for one, other in permutations(maps, 2)
+        if (shares := _found(maps[one], maps[other], cells)) is not None
     }
 
 
-def found_again(asked: Tensor, among: Tensor) -> float:
-    """The share of rows (K, D) of length one that are nearest to the same row of the other (K, D)."""
-    return float(((asked @ among.T).argmax(1) == torch.arange(len(asked))).float().mean())
+def _found(asked: list[Tensor | None], among: list[Tensor | None], cells: list[Tensor]) -> dict[str, float] | None:
+    """The shares of one pair; None where no two samples have both sensors."""
+    both = [n for n, (one, other) in enumerate(zip(asked, among, strict=True)) if one is not None and other is not None]
+    there = [bev for n in both if (bev := among[n]) is not None]
+    if len(there) < 2:
+        return None
+    stacked, right, count = torch.cat(there), 0, 0
+    for place, number in enumerate(both):
+        bev, x, y = asked[number], cells[number][:, 0], cells[number][:, 1]
+        assert bev is not None
+        alike = torch.einsum("dk,sdk->ks", bev[0, :, x, y], stacked[:, :, x, y])
+        right += int((alike.argmax(1) == place).sum())
+        count += len(x)
+    return {CHANCE: 1 / len(both), NETWORK: right / max(1, count)}
 
 
 def report_contrast(scores: dict[str, dict[str, float]], path: Path) -> None:
@@ -85,4 +85,4 @@ def report_contrast(scores: dict[str, dict[str, float]], path: Path) -> None:
         part.write_text(json.dumps(scores, indent=2) + "\n")
     for pair, shares in scores.items():
         told = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-        console.print(f"cells of {pair} that find themselves in a map: {told}")
+        console.print(f"cells that find their sample at their place, {pair}: {told}")

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from fusionperc.evaluation.contrast import found_again
+from fusionperc.evaluation.contrast import _found
 from fusionperc.evaluation.likelihood import EMPTY, NETWORK, RAYS, VOXELS, AskedRays, nearest_range_m, scored
 from fusionperc.evaluation.motion import CHANCE, RADAR, radar_speed
 from fusionperc.geometry import BevGrid
@@ -120,18 +120,20 @@ def test_pretraining_tool_measures_likelihood_and_draws(
     assert 0 < found[CHANCE] < 0.3 and found[RADAR] > 2 * found[CHANCE] and 0 < found["network"] <= 1
     assert moving["velocity_error_mps"]["standing"] > 0.5 and moving["velocity_error_mps"]["network"] > 0
     pairs = json.loads((tmp_path / "run" / "contrast.json").read_text())
-    assert {frozenset(pair.split(", ")) for pair in pairs} == {
-        frozenset(pair) for pair in (("camera", "radar"), ("camera", "lidar"), ("radar", "lidar"))
-    }
-    assert all(0 < shares["chance"] < 1 and 0 <= shares["its own"] <= 1 for shares in pairs.values())
+    assert len(pairs) == 6 and {"camera in lidar", "lidar in camera"} < pairs.keys()
+    assert all(shares["chance"] == 0.5 and 0 <= shares["network"] <= 1 for shares in pairs.values())
     for name in ("later_0.png", "sensors_0.png", "motion_0.png"):
         assert (tmp_path / "run" / "pictures" / name).stat().st_size > 20_000
 
 
-def test_a_row_finds_itself_if_no_other_is_nearer() -> None:
-    among = torch.eye(3)
-    asked = torch.tensor([[1.0, 0, 0], [0.6, 0.0, 0.8], [0, 0, 1.0]])
-    assert found_again(asked, among) == pytest.approx(2 / 3)
+def test_cells_find_their_sample_by_what_they_show() -> None:
+    """Of three samples the second lacks the other sensor; the third shows half of its cells as the first."""
+    axes = torch.eye(3)[:, :, None, None].expand(-1, -1, 4, 4).contiguous()
+    asked, among = [axes[0:1], axes[1:2], axes[2:3].clone()], [axes[0:1], None, axes[2:3]]
+    asked[2][:, :, :2] = axes[0:1, :, :2]
+    every = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    assert _found(asked, among, [every] * 3) == {"chance": 0.5, "network": 0.75}
+    assert _found(asked[:2], among[:2], [every] * 2) is None
 
 
 def test_radar_says_the_largest_speed_of_a_cell() -> None:
