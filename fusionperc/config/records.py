@@ -296,7 +296,6 @@ class PretrainingConfig(_Record):
     voxels_per_cell: int = Field(2, ge=1, description="voxels of the predicted volume along a cell's side")
     horizon_s: tuple[float, float] = Field((0.5, 3.0), description="a later sweep is drawn from this time ahead")
     contrast_cells: int = Field(256, ge=2, description="cells of each sample told apart")
-    contrast_memory: int = Field(16, ge=0, description="samples before a batch that its cells are told apart from")
     contrast_channels: int = Field(32, ge=2)
     temperature: float = Field(0.1, gt=0)
 

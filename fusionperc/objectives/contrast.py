@@ -1,23 +1,21 @@
-"""Contrast: what one sensor sees in a cell is like what another sees there, and unlike other drives at that place.
+"""Contrast: what one sensor sees in a cell is like what another sees there, and unlike another sample at that place.
 
-Cells are compared with the same cell of other samples, never with other cells: where a cell lies is told by every map,
-by the density of LiDAR's rings or the reach of a camera, whatever it shows, and would be all that is learnt. (With the
-other cells of a batch three cells in five found themselves in another drive's map; `evaluation/contrast.py` measures
-it.) The other samples are those of the batch and the last ones before it.
+Cells are compared with the same cell of the batch's other samples, never with other cells: where a cell lies is told by
+every map, by the density of LiDAR's rings or the reach of a camera, whatever it shows, and was all that was learnt when
+cells were told apart from all others of the batch. Nor are samples of earlier batches compared with: to move away from
+what the network was a moment ago is easier than to look.
 
-Source: CLIP (Radford et al., ICML 2021) for the symmetric loss; Wang et al., "Cross-Batch Memory for Embedding
-Learning" (CVPR 2020) for embeddings of earlier batches as they were then.
+Source: CLIP (Radford et al., ICML 2021) for the symmetric loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import permutations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
 from fusionperc.geometry import BevGrid
@@ -25,90 +23,41 @@ from fusionperc.measurements import Measurements
 from fusionperc.types import Sensor
 
 
-class CellContrast(nn.Module):
-    """InfoNCE between every two sensors' embeddings of the cells where LiDAR met something.
-
-    The maps of the last `contrast_memory` samples are kept, half as precise, in training mode only; checkpoints hold
-    them.
+def contrast_loss(
+    embeddings: dict[Sensor, Float[Tensor, "batch channels x y"]],
+    present: dict[Sensor, Bool[Tensor, " batch"]],
+    measured: Measurements,
+    belongs: Bool[Tensor, " batch"],
+    grid: BevGrid,
+    config: PretrainingConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """InfoNCE between every two sensors' embeddings of cells where LiDAR met something, in nats a cell.
 
     Args:
-        config: its cells, temperature, channels and memory.
+        embeddings: of length one.
+        present: which samples have which sensor.
+        measured: tells where LiDAR met something.
+        belongs: samples whose sensors belong together; the others are left out.
         grid: of the maps.
-        sensors: which there may be.
+        config: cells of a sample, temperature.
+        generator: draws the cells.
+
+    Returns:
+        0 where no two samples have two sensors.
     """
-
-    def __init__(self, config: PretrainingConfig, grid: BevGrid, sensors: Sequence[Sensor]) -> None:
-        super().__init__()
-        self.config, self.grid, self.sensors = config, grid, tuple(sensors)
-        shape = (config.contrast_memory, len(self.sensors))
-        self.maps: Tensor
-        self.is_kept: Tensor
-        self.oldest: Tensor
-        self.register_buffer("maps", torch.zeros(*shape, config.contrast_channels, *grid.shape, dtype=torch.float16))
-        self.register_buffer("is_kept", torch.zeros(shape, dtype=torch.bool))
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
-
-    def forward(
-        self,
-        embeddings: dict[Sensor, Float[Tensor, "batch channels x y"]],
-        present: dict[Sensor, Bool[Tensor, " batch"]],
-        measured: Measurements,
-        belongs: Bool[Tensor, " batch"],
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The loss in nats a cell; 0 where no sample has two sensors, or there is no other sample yet.
-
-        Args:
-            embeddings: of length one.
-            present: which samples have which sensor.
-            measured: tells where LiDAR met something.
-            belongs: samples whose sensors belong together; the others are left out.
-            generator: draws the cells.
-        """
-        sample, cell = surface_cells(measured, belongs, self.grid, self.config.contrast_cells, generator)
-        has = {sensor: present[sensor] & belongs for sensor in embeddings}
-        terms = [
-            self._nats(embeddings, one, other, sample, cell, has)
-            for one, other in permutations(embeddings, 2)
-            if bool((has[one] & has[other]).any())
-        ]
-        nothing = torch.stack([bev.sum() for bev in embeddings.values()]).sum() * 0
-        loss = torch.stack(terms).mean() if terms and len(sample) else nothing
-        if self.training:
-            self._keep(embeddings, has)
-        return loss
-
-    def _nats(
-        self,
-        embeddings: dict[Sensor, Tensor],
-        one: Sensor,
-        other: Sensor,
-        sample: Int[Tensor, " cells"],
-        cell: Int[Tensor, "cells 2"],
-        has: dict[Sensor, Tensor],
-    ) -> Tensor:
-        """One sensor's cells look for the sample they are of among the other sensor's maps."""
+    sample, cell = surface_cells(measured, belongs, grid, config.contrast_cells, generator)
+    has = {sensor: present[sensor] & belongs for sensor in embeddings}
+    terms = []
+    for one, other in permutations(embeddings, 2):
         asks = (has[one] & has[other])[sample]
-        sample, x, y = sample[asks], cell[asks, 0], cell[asks, 1]
-        asked = embeddings[one][sample, :, x, y]
-        kept = self.maps[:, self.sensors.index(other)]
-        among = torch.cat([embeddings[other][:, :, x, y], kept[:, :, x, y].float()])
-        allowed = torch.cat([has[other], self.is_kept[:, self.sensors.index(other)]])
-        logits = torch.einsum("kd,sdk->ks", asked, among) / self.config.temperature
-        return F.cross_entropy(logits.masked_fill(~allowed, -torch.inf), sample)
-
-    @torch.no_grad()
-    def _keep(self, embeddings: dict[Sensor, Tensor], has: dict[Sensor, Tensor]) -> None:
-        """The newest samples take the places of the oldest."""
-        some = torch.stack(list(has.values())).any(0)
-        for index in torch.nonzero(some).flatten().tolist() if len(self.is_kept) else ():
-            slot = int(self.oldest)
-            for place, sensor in enumerate(self.sensors):
-                is_there = sensor in has and bool(has[sensor][index])
-                self.is_kept[slot, place] = is_there
-                if is_there:
-                    self.maps[slot, place] = embeddings[sensor][index].to(self.maps.dtype)
-            self.oldest.fill_((slot + 1) % len(self.is_kept))
+        if not bool(asks.any()) or int(has[other].sum()) < 2:
+            continue
+        asking, x, y = sample[asks], cell[asks, 0], cell[asks, 1]
+        alike = torch.einsum("kd,bdk->kb", embeddings[one][asking, :, x, y], embeddings[other][:, :, x, y])
+        terms.append(F.cross_entropy((alike / config.temperature).masked_fill(~has[other], -torch.inf), asking))
+    nothing = torch.stack([bev.sum() for bev in embeddings.values()]).sum() * 0
+    return torch.stack(terms).mean() if terms else nothing
 
 
 def surface_cells(

@@ -12,14 +12,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusionperc.config import Config
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
 from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
-from fusionperc.objectives.contrast import CellContrast
+from fusionperc.objectives.contrast import contrast_loss
 from fusionperc.objectives.detection import depth_loss
 from fusionperc.objectives.pictures import pictured_loss
 
@@ -33,7 +33,7 @@ _SURE_POINTS = 2
 _FEWEST_MOVING = 32
 
 
-class PretrainingObjective(nn.Module):
+class PretrainingObjective:
     """Turns outputs and measurements into named losses.
 
     Args:
@@ -41,14 +41,10 @@ class PretrainingObjective(nn.Module):
     """
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
         self.weights, self.camera = config.pretraining, config.model.camera
         self.grid = config.model.grid.grid()
-        self.contrast = None
-        if config.pretraining.contrast > 0:
-            self.contrast = CellContrast(config.pretraining, self.grid, config.model.sensor_names)
 
-    def forward(
+    def __call__(
         self,
         output: PretrainingOutput,
         measured: Measurements,
@@ -81,9 +77,11 @@ class PretrainingObjective(nn.Module):
             losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
         if weights.wants_pictures and output.pictured is not None and seen is not None:
             losses["pictures"] = pictured_loss(output.pictured, seen[0], seen[1] & belongs[:, None])
-        if self.contrast is not None and len(output.embeddings) > 1:
+        if len(output.embeddings) > 1:
             present = output.features.present
-            losses["contrast"] = self.contrast(output.embeddings, present, measured, belongs, generator)
+            losses["contrast"] = contrast_loss(
+                output.embeddings, present, measured, belongs, self.grid, weights, generator
+            )
         if output.match_logits is not None:
             losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
         if output.motion is not None and surfaces is not None:

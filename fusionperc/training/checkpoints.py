@@ -67,9 +67,8 @@ def _by_part(names: Iterable[str]) -> str:
 
 
 def _weights(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The network's weights in a checkpoint under its own names; what an objective keeps is left out."""
-    prefix = "model."
-    return {name.removeprefix(prefix): v for name, v in content["state_dict"].items() if name.startswith(prefix)}
+    """A checkpoint's weights under the network's own names."""
+    return {name.removeprefix("model."): value for name, value in content["state_dict"].items()}
 
 
 def load_model(checkpoint: Path, device: torch.device | str = "cpu") -> tuple[FusionPerc, Config]:

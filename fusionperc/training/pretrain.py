@@ -63,10 +63,9 @@ class Pretraining(TrainingModule):
             seen = self.teacher.see(batch.inputs.cameras, places_m)
             places_m = places_m.nan_to_num()
         output = self.model(masked.inputs, batch.measured.horizon_s, places_m)
-        losses: dict[str, Tensor] = self.objective(
+        return self.objective(
             output, batch.measured, batch.depth_m, masked.hidden, belongs, generator, batch.surfaces, seen
         )
-        return losses
 
 
 def pretrain(config: Config) -> Path:
