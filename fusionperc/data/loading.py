@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -217,7 +218,7 @@ def make_loader(
         DataError: as `NuScenesDrives`.
     """
     data, train = config.data, config.train
-    cache = data.cache if data.cache is not None else config.run.dir / "cache"
+    cache = cache_folder(config)
     if drives is None:
         drives = NuScenesDrives(data.root, data.version, split, config=data, cache=cache, is_labelled_share=training)
     dataset = _dataset_of(drives, config, training)
@@ -253,6 +254,11 @@ def make_loader(
         persistent_workers=data.workers > 0,
         pin_memory=train.device != "cpu" and torch.cuda.is_available(),
     )
+
+
+def cache_folder(config: Config) -> Path:
+    """Where a run keeps indices of tables, and what is fetched of shards."""
+    return config.data.cache if config.data.cache is not None else config.run.dir / "cache"
 
 
 def _dataset_of(drives: NuScenesDrives, config: Config, training: bool) -> DriveDataset:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Generic, Protocol
 
 import numpy as np
@@ -24,6 +23,7 @@ from fusionperc.data.loading import (
     AUGMENTATION_STREAM,
     DrawSampler,
     JoinedDraws,
+    cache_folder,
     collate_inputs,
     one_thread,
     seen_by,
@@ -150,13 +150,9 @@ def held_drives(config: Config) -> NuScenesDrives:
 
 def open_drives(folder: DriveFolder, config: Config) -> NuScenesDrives:
     """The drives of a folder. Raises `DataError` as `NuScenesDrives`."""
-    drives = NuScenesDrives(folder.root, folder.version, folder.split, config=config.data, cache=_cache(config))
+    drives = NuScenesDrives(folder.root, folder.version, folder.split, config=config.data, cache=cache_folder(config))
     log.info("unlabelled: %d key frames of %s, split %s", len(drives), folder.root, folder.split)
     return drives
-
-
-def _cache(config: Config) -> Path:
-    return config.data.cache if config.data.cache is not None else config.run.dir / "cache"
 
 
 def make_unlabelled_loader(
@@ -180,7 +176,7 @@ def make_unlabelled_loader(
     if not training:
         drives = [held_drives(config)]
     elif config.pretraining.shards is not None:
-        shards = ShardDrives(config.pretraining.shards, config, _cache(config))
+        shards = ShardDrives(config.pretraining.shards, config, cache_folder(config))
         drives, order = [shards], partial(WindowSampler, shard_stops=shards.shard_stops)
     else:
         drives = [open_drives(folder, config) for folder in unlabelled_folders(config)]

@@ -64,11 +64,10 @@ def surface_cells(
     measured: Measurements, belongs: Tensor, grid: BevGrid, most: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """(K,) samples and (K, 2) cells in which key-frame rays end, at most so many of each sample, each once."""
-    horizons = measured.horizon_s.shape[1]
+    horizons, lidar = measured.horizon_s.shape[1], measured.lidar
     samples, cells = [], []
     for index in torch.nonzero(belongs).flatten().tolist():
         moment = index * horizons
-        lidar = measured.lidar
         ends = lidar.origin_m[moment] + lidar.direction[moment] * lidar.range_m[moment, :, None]
         at, inside = grid.cell_indices(ends)
         at = torch.unique(at[inside], dim=0)

@@ -76,10 +76,10 @@ class Finetuning(TrainingModule):
         """Bounds the gradient of the planning head and that of all else, each by itself: neither slows the other."""
         if gradient_clip_val is None:
             return
-        parameters = dict(self.model.named_parameters())
-        planning = {name for name in parameters if name.startswith(PLANNING_PART)}
-        for part in (planning, parameters.keys() - planning):
-            clip_grad_norm_([parameters[name] for name in parameters if name in part], gradient_clip_val)
+        for of_planning in (True, False):
+            named = self.model.named_parameters()
+            part = [parameter for name, parameter in named if name.startswith(PLANNING_PART) == of_planning]
+            clip_grad_norm_(part, gradient_clip_val)
 
     def _losses(self, inputs: SensorInputs, ego: EgoInputs | None, targets: Targets) -> dict[str, Tensor]:
         """Losses of the heads that learn, by name; ``total`` is what is minimised."""
