@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fusionperc.types import SensorInputs, TensorRecord, check_shape
+from fusionperc.types import Boxes, SensorInputs, TensorRecord, check_shape
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class UnlabelledBatch(TensorRecord):
         depth_m: as `types.Targets.depth_m`: what LiDAR says of the pictures.
         measured: what was measured, now and later.
         surfaces: what moves; None if that is not learnt.
+        objects: boxes of what moves (`data.moving_objects`), for each sample; None if that is not learnt.
         sample_tokens: nuScenes sample tokens.
     """
 
@@ -164,6 +165,7 @@ class UnlabelledBatch(TensorRecord):
     depth_m: Tensor | None
     measured: Measurements
     surfaces: Surfaces | None
+    objects: list[Boxes] | None
     sample_tokens: list[str]
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ from fusionperc.console import console, run_tool
 from fusionperc.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
-OBJECTIVES = ("likelihood", "prediction", "contrast", "matching", "motion")
+OBJECTIVES = ("likelihood", "prediction", "contrast", "matching", "motion", "objects")
 ARMS = ("scratch", "longer", "all", *OBJECTIVES)
 SENSORS = ("CRL", "C")
 

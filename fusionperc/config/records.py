@@ -276,6 +276,7 @@ class PretrainingConfig(_Record):
     )
     matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
     motion: float = Field(0.5, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
+    objects: float = Field(1.0, ge=0, description="boxes of what moves, for a head that detection takes over")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")
     radar: float = Field(0.2, ge=0, description="part of likelihood and prediction: radar returns and their Doppler")
     pictures: float = Field(
@@ -288,6 +289,9 @@ class PretrainingConfig(_Record):
     mask_block_m: float = Field(6.4, gt=0, description="side of the squares of ground that are hidden together")
     mask_patch_px: int = Field(32, ge=8, description="side of a patch of a picture")
     mask_sensor: float = Field(0.3, ge=0, le=1, description="share of batches in which whole sensors are hidden")
+    mask_past: float = Field(
+        0.3, ge=0, le=1, description="share of samples shown without radar and sweeps before the key frame's"
+    )
     mismatched: float = Field(0.1, ge=0, lt=1, description="share of samples made up of what does not belong together")
     rays: int = Field(512, ge=1, description="LiDAR rays of each sweep that are predicted")
     ray_bin_m: float = Field(0.8, gt=0, description="a ray ends in one of these, or beyond them")
@@ -311,6 +315,10 @@ class PretrainingConfig(_Record):
         if self.shards is not None and self.drives:
             raise ValueError(f"shards = {self.shards}: drives are given, too; keep one of the two")
         return self
+
+    @property
+    def wants_surfaces(self) -> bool:
+        return self.motion > 0 or self.objects > 0
 
     @property
     def wants_pictures(self) -> bool:

@@ -17,24 +17,34 @@ from torch import Tensor
 from fusionperc.config import PretrainingConfig
 from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.geometry import BevGrid, rigid, rotation_from_yaw, transform_points
-from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs
+from fusionperc.types import LIDAR_FEATURES, SENSORS, CameraInputs, Points, Sensor, SensorInputs
 
 #: Hidden pixels get ImageNet's mean colour, which the encoder's normalisation takes to zero.
 _GREY = (124, 116, 104)
 #: How wrong a wrong calibration is: turned by degrees from .. to, shifted by up to metres.
 _TURNED_DEG, _SHIFTED_M = (3.0, 15.0), 1.5
+#: Points of the key frame's LiDAR sweep are younger than this; the sweep before it is 0.05 s older.
+_ONE_SWEEP_S = 0.03
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Attributes: inputs, what is left; hidden (B, X, Y) bool, cells without their LiDAR, all where there is none."""
+    """What is left of a batch.
+
+    Attributes:
+        inputs: of the sensors.
+        hidden: (B, X, Y) bool: cells without their LiDAR, all where there is none.
+        has_past: (B,) bool: samples in which motion can be seen; of the others a single moment is left.
+    """
 
     inputs: SensorInputs
     hidden: Tensor
+    has_past: Tensor
 
 
 def mask_inputs(inputs: SensorInputs, config: PretrainingConfig, grid: BevGrid, generator: torch.Generator) -> Masked:
-    """Hides squares of the ground from LiDAR and radar, patches of pictures, and in some batches whole sensors.
+    """Hides squares of the ground from LiDAR and radar, patches of pictures, in some samples all that tells of motion,
+    and in some batches whole sensors.
 
     Args:
         inputs: a batch.
@@ -42,7 +52,7 @@ def mask_inputs(inputs: SensorInputs, config: PretrainingConfig, grid: BevGrid, 
         grid: on which hidden cells are told.
         generator: of all that is random.
     """
-    given = drop_sensors(inputs, config.mask_sensor, generator)
+    given, has_past = hide_past(drop_sensors(inputs, config.mask_sensor, generator), config.mask_past, generator)
     batch = given.batch_size
     luck = _block_luck(batch, grid, config.mask_block_m, generator).to(given.present.device)
     lidar, radar, cameras = given.lidar, given.radar, given.cameras
@@ -55,7 +65,29 @@ def mask_inputs(inputs: SensorInputs, config: PretrainingConfig, grid: BevGrid, 
         cameras = replace(cameras, images=mask_patches(cameras.images, config, generator))
     has_lidar = given.present[:, SENSORS.index("lidar")]
     kept = SensorInputs(cameras=cameras, radar=radar, lidar=lidar, present=given.present)
-    return Masked(kept, hidden | ~has_lidar[:, None, None])
+    return Masked(kept, hidden | ~has_lidar[:, None, None], has_past)
+
+
+def hide_past(
+    inputs: SensorInputs, share: float, generator: torch.Generator
+) -> tuple[SensorInputs, Bool[Tensor, " batch"]]:
+    """Takes radar, which measures motion, and all but the newest LiDAR sweep from a share of the samples.
+
+    Samples of radar alone keep it. Returns the batch, and which samples still have all that they had.
+    """
+    luck = torch.rand(inputs.batch_size, generator=generator).to(inputs.present.device)
+    radar_column = SENSORS.index("radar")
+    others = inputs.present.sum(1) - inputs.present[:, radar_column].long()
+    has_past = (luck >= share) | (others == 0)
+    present = inputs.present.clone()
+    present[:, radar_column] &= has_past
+    radar, lidar = inputs.radar, inputs.lidar
+    if radar is not None:
+        radar = _kept(radar, has_past[radar.sample_index])
+    if lidar is not None:
+        is_newest = lidar.features[:, LIDAR_FEATURES.index("time_delta_s")].abs() < _ONE_SWEEP_S
+        lidar = _kept(lidar, has_past[lidar.sample_index] | is_newest)
+    return SensorInputs(cameras=inputs.cameras, radar=radar, lidar=lidar, present=present), has_past
 
 
 def _block_luck(batch: int, grid: BevGrid, block_m: float, generator: torch.Generator) -> Tensor:
@@ -70,7 +102,10 @@ def _block_luck(batch: int, grid: BevGrid, block_m: float, generator: torch.Gene
 
 def _without(points: Points, hidden: Bool[Tensor, "batch x y"], grid: BevGrid) -> Points:
     at, inside = grid.cell_indices(points.xyz_m)
-    kept = inside & ~hidden[points.sample_index, at[:, 0], at[:, 1]]
+    return _kept(points, inside & ~hidden[points.sample_index, at[:, 0], at[:, 1]])
+
+
+def _kept(points: Points, kept: Bool[Tensor, " points"]) -> Points:
     return Points(points.xyz_m[kept], points.features[kept], points.sample_index[kept], points.batch_size)
 
 

@@ -29,6 +29,7 @@ from fusionperc.data.loading import (
     seen_by,
     stacked,
 )
+from fusionperc.data.moving_objects import moving_objects
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import Sample
@@ -92,7 +93,8 @@ class UnlabelledDataset(Dataset[UnlabelledBatch], Generic[Drives]):
         else:
             index, augmentation = item, draw(AugmentationConfig.none(), np.random.default_rng(0))
             measured = self.drives.measured(index, HELD_HORIZONS_S, pretraining.rays)
-        surfaces = self.drives.surfaces(index) if pretraining.motion > 0 else None
+        surfaces = self.drives.surfaces(index) if pretraining.wants_surfaces else None
+        objects = None if surfaces is None or pretraining.objects == 0 else moving_objects(surfaces)
         sample = self.drives.read(index, augmentation.crops(data.image_size), self._read_sensors)
         batch = apply(sample, augmentation)
         return UnlabelledBatch(
@@ -100,6 +102,7 @@ class UnlabelledDataset(Dataset[UnlabelledBatch], Generic[Drives]):
             depth_m=batch.targets.depth_m,
             measured=moved_measurements(measured, augmentation),
             surfaces=None if surfaces is None else moved_surfaces(surfaces, augmentation),
+            objects=None if objects is None else [objects.moved(augmentation.augmented_T_ego)],
             sample_tokens=batch.sample_tokens,
         )
 
@@ -205,10 +208,12 @@ def make_unlabelled_loader(
 def collate_unlabelled(items: Sequence[UnlabelledBatch]) -> UnlabelledBatch:
     """One batch of several."""
     surfaces = [item.surfaces for item in items if item.surfaces is not None]
+    objects = [boxes for item in items for boxes in item.objects or ()]
     return UnlabelledBatch(
         inputs=collate_inputs([item.inputs for item in items]),
         depth_m=stacked([item.depth_m for item in items]),
         measured=Measurements.collate([item.measured for item in items]),
         surfaces=Surfaces.collate(surfaces) if len(surfaces) == len(items) else None,
+        objects=objects if len(objects) == len(items) else None,
         sample_tokens=[token for item in items for token in item.sample_tokens],
     )

@@ -76,43 +76,32 @@ class DetectionOutput:
         return (self.query_score * refined).sqrt()
 
 
-class DetectionHead(nn.Module):
-    """Fused map (B, C, X, Y) to `DetectionOutput`."""
+@dataclass(frozen=True)
+class DensePredictions:
+    """What every cell says: features (B, C, X, Y), heatmap_logits (B, 10, X, Y) float32, boxes (B, X, Y)."""
 
-    def __init__(self, config: DetectionHeadConfig, grid: BevGrid, in_channels: int) -> None:
+    features: Tensor
+    heatmap_logits: Tensor
+    boxes: BoxParameters
+
+
+class DenseHead(nn.Module):
+    """Fused map (B, C, X, Y) to `DensePredictions`."""
+
+    def __init__(self, grid: BevGrid, in_channels: int, channels: int) -> None:
         super().__init__()
-        channels = config.channels
-        self.grid, self.queries = grid, config.queries
+        self.grid = grid
         self.shared = ConvNormAct(in_channels, channels)
         self.heatmap = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, len(CLASSES), 1))
         self.box = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, NUM_RAW, 1))
         nn.init.constant_(cast(Tensor, self.heatmap[-1].bias), PRIOR_LOGIT)
         nn.init.zeros_(cast(Tensor, self.box[-1].bias))
-        self.class_embedding = nn.Embedding(len(CLASSES), channels)
-        self.layers = nn.ModuleList(DecoderLayer(config, grid) for _ in range(config.decoder_layers))
-        if not config.decoder_layers:
-            del self.class_embedding  # a parameter without gradient would stop distributed training
 
-    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> DetectionOutput:
+    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> DensePredictions:
         shared = self.shared(bev)
-        heatmap_logits = self.heatmap(shared).float()
-        dense = self._dense_boxes(self.box(shared))
-        score, query_class, cell = heatmap_peaks(heatmap_logits.detach().sigmoid(), self.queries)
+        return DensePredictions(shared, self.heatmap(shared).float(), self._boxes(self.box(shared)))
 
-        predictions: list[QueryPredictions] = []
-        cells = shared.permute(0, 2, 3, 1)
-        rows = cells.flatten(1, 2)
-        content = rows.gather(1, cell[..., None].expand(-1, -1, rows.shape[-1]))
-        if self.layers:
-            content = content + self.class_embedding(query_class)
-            boxes = dense.gather(cell)
-            for layer in self.layers:
-                content, prediction = layer(content, boxes.detach(), cells)
-                predictions.append(prediction)
-                boxes = prediction.boxes
-        return DetectionOutput(heatmap_logits, dense, cell, query_class, score, predictions, content)
-
-    def _dense_boxes(self, raw: Float[Tensor, "batch raw x y"]) -> BoxParameters:
+    def _boxes(self, raw: Float[Tensor, "batch raw x y"]) -> BoxParameters:
         centers = self.grid.centers_m(device=raw.device).expand(raw.shape[0], -1, -1, -1)
         shape = centers.shape[:-1]
 
@@ -127,6 +116,37 @@ class DetectionHead(nn.Module):
             attribute_logits=constant(*(0.0 for _ in ATTRIBUTES)),
         )
         return BoxParameters.from_raw(raw.permute(0, 2, 3, 1), base, self.grid.cell_m)
+
+
+class DetectionHead(nn.Module):
+    """Fused map (B, C, X, Y) to `DetectionOutput`."""
+
+    def __init__(self, config: DetectionHeadConfig, grid: BevGrid, in_channels: int) -> None:
+        super().__init__()
+        channels = config.channels
+        self.queries = config.queries
+        self.dense = DenseHead(grid, in_channels, channels)
+        self.class_embedding = nn.Embedding(len(CLASSES), channels)
+        self.layers = nn.ModuleList(DecoderLayer(config, grid) for _ in range(config.decoder_layers))
+        if not config.decoder_layers:
+            del self.class_embedding  # a parameter without gradient would stop distributed training
+
+    def forward(self, bev: Float[Tensor, "batch channels x y"]) -> DetectionOutput:
+        dense = self.dense(bev)
+        score, query_class, cell = heatmap_peaks(dense.heatmap_logits.detach().sigmoid(), self.queries)
+
+        predictions: list[QueryPredictions] = []
+        cells = dense.features.permute(0, 2, 3, 1)
+        rows = cells.flatten(1, 2)
+        content = rows.gather(1, cell[..., None].expand(-1, -1, rows.shape[-1]))
+        if self.layers:
+            content = content + self.class_embedding(query_class)
+            boxes = dense.boxes.gather(cell)
+            for layer in self.layers:
+                content, prediction = layer(content, boxes.detach(), cells)
+                predictions.append(prediction)
+                boxes = prediction.boxes
+        return DetectionOutput(dense.heatmap_logits, dense.boxes, cell, query_class, score, predictions, content)
 
 
 def heatmap_peaks(
@@ -243,6 +263,15 @@ class NeighbourhoodAttention(nn.Module):
             attn_mask=inside.flatten(0, 1)[:, None, None],
         )
         return self.out(mixed.transpose(1, 2).reshape(batch, -1, channels))  # type: ignore[no-any-return]
+
+
+def decode_dense(dense: DensePredictions, count: int, score_threshold: float) -> list[Detections]:
+    """The boxes at the `count` highest peaks of each sample, best first; as `decode` of a head without decoder."""
+    score, query_class, cell = heatmap_peaks(dense.heatmap_logits.sigmoid(), count)
+    content = dense.features.flatten(2).transpose(1, 2)
+    content = content.gather(1, cell[..., None].expand(-1, -1, content.shape[-1]))
+    output = DetectionOutput(dense.heatmap_logits, dense.boxes, cell, query_class, score, [], content)
+    return decode(output, score_threshold)
 
 
 def decode(output: DetectionOutput, score_threshold: float) -> list[Detections]:

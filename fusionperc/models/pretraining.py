@@ -2,6 +2,7 @@
 
                     +-> reconstruction head -> rays and radar returns, now and later
 sensors -> encoder -+-> fused map ----------> what moves? do these sensors belong together? what do pictures show there?
+                    +-> dense head ---------> boxes of what moves
                     +-> each sensor's map --> embeddings of cells, alike for all sensors
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fusionperc.config import ModelConfig, PretrainingConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
+from fusionperc.models.detection import DenseHead, DensePredictions
 from fusionperc.models.encoder import BevEncoder, BevFeatures
 from fusionperc.models.reconstruction import Reconstruction, ReconstructionHead
 from fusionperc.types import Sensor, SensorInputs
@@ -51,6 +53,7 @@ class PretrainingOutput:
         embeddings: (B, D, X, Y) of length one for each sensor present in the batch; empty without contrast.
         match_logits: (B,) whether a sample's sensors belong together; None without matching.
         motion: of what is in the cells; None if that is not learnt.
+        objects: heatmaps and boxes of what moves; None if that is not learnt.
         pictured: (B, R, D) what a picture network would see at the places asked about; None if that is not learnt.
     """
 
@@ -59,6 +62,7 @@ class PretrainingOutput:
     embeddings: dict[Sensor, Tensor]
     match_logits: Tensor | None
     motion: CellMotion | None
+    objects: DensePredictions | None
     pictured: Tensor | None
 
 
@@ -82,6 +86,7 @@ class FusionPercPretraining(BevEncoder):
         self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 else {})
         self.matching = MatchingHead(channels) if pretraining.wants_matching else None
         self.motion = MotionHead(channels, grid, pretraining.voxels_per_cell) if pretraining.motion > 0 else None
+        self.objects = DenseHead(grid, channels, config.detection.channels) if pretraining.objects > 0 else None
         seen = 0 if self.camera is None or not pretraining.wants_pictures else self.camera.backbone.feature_channels[0]
         self.pictured = PicturedHead(channels, grid, seen) if seen else None
         self.to(memory_format=torch.channels_last)
@@ -109,6 +114,7 @@ class FusionPercPretraining(BevEncoder):
             embeddings={s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings},
             match_logits=None if self.matching is None else self.matching(features.fused),
             motion=None if self.motion is None else self.motion(features.fused),
+            objects=None if self.objects is None else self.objects(features.fused),
             pictured=None if self.pictured is None or places_m is None else self.pictured(features.fused, places_m),
         )
 

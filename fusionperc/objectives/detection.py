@@ -10,7 +10,7 @@ loss, focal classification), BEVDepth section 3.2 (explicit depth supervision; d
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from fusionperc.config import CameraEncoderConfig, ModelConfig, ObjectiveConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.boxes import BoxParameters
-from fusionperc.models.detection import DetectionOutput, QueryPredictions, allowed_attributes
+from fusionperc.models.detection import QueryPredictions, allowed_attributes
 from fusionperc.models.fusionperc import FusionPercOutput
 from fusionperc.objectives.matching import FOCAL_ALPHA, FOCAL_GAMMA, MatchingCosts, match_queries
 from fusionperc.types import CLASSES, Boxes, Targets
@@ -57,16 +57,16 @@ class DetectionObjective:
         truth = [boxes if bool(labelled[index]) else boxes[boxes.class_index < 0] for index, boxes in enumerate(truth)]
         heatmap = draw_heatmaps(truth, self.grid)
         count = max(1, sum(len(boxes) for boxes in truth))
+        counts = labelled[:, None, None, None]
 
         detection = output.detection
-        losses = {"heatmap": gaussian_focal_loss(detection.heatmap_logits, heatmap, labelled, count)}
+        losses = {"heatmap": gaussian_focal_loss(detection.heatmap_logits, heatmap, counts, count)}
         if output.sensor_heatmap_logits:
             each = [
-                gaussian_focal_loss(logits, heatmap, labelled, count)
-                for logits in output.sensor_heatmap_logits.values()
+                gaussian_focal_loss(logits, heatmap, counts, count) for logits in output.sensor_heatmap_logits.values()
             ]
             losses["sensor_heatmap"] = torch.stack(each).mean()
-        losses |= self._dense_losses(detection, truth, count)
+        losses |= dense_box_losses(detection.dense, truth, self.grid, count)
         losses |= self._set_losses(detection.layers, truth, labelled, count)
         if output.depth_logits is not None and targets.depth_m is not None:
             losses["depth"] = depth_loss(output.depth_logits, targets.depth_m, self.camera)
@@ -93,14 +93,6 @@ class DetectionObjective:
         """Boxes inside the grid with enough measured points."""
         _, inside = self.grid.cell_indices(boxes.center_m)
         return boxes[inside & (num_points.sum(dim=1) >= self.weights.min_points)]
-
-    def _dense_losses(self, output: DetectionOutput, truth: list[Boxes], count: int) -> dict[str, Tensor]:
-        """CenterPoint's terms: the dense boxes at the cells where objects' centres lie."""
-        cells = [self.grid.cell_indices(boxes.center_m)[0] for boxes in truth]
-        sample = torch.cat([torch.full((len(cell),), index) for index, cell in enumerate(cells)]).long()
-        at = torch.cat(cells)
-        predicted = output.dense[sample.to(at.device), at[:, 0], at[:, 1]]
-        return box_losses(predicted, _concatenate(truth), count)
 
     def _set_losses(
         self, layers: list[QueryPredictions], truth: list[Boxes], labelled: Tensor, count: int
@@ -131,6 +123,14 @@ class DetectionObjective:
         return losses | {"class": (focal * labelled[:, None, None]).sum() / count}
 
 
+def dense_box_losses(dense: BoxParameters, truth: list[Boxes], grid: BevGrid, count: int) -> dict[str, Tensor]:
+    """CenterPoint's terms: `box_losses` of the dense boxes (B, X, Y) at the cells where objects' centres lie."""
+    cells = [grid.cell_indices(boxes.center_m)[0] for boxes in truth]
+    sample = torch.cat([torch.full((len(cell),), index) for index, cell in enumerate(cells)]).long()
+    at = torch.cat(cells)
+    return box_losses(dense[sample.to(at.device), at[:, 0], at[:, 1]], _concatenate(truth), count)
+
+
 def box_losses(predicted: BoxParameters, truth: Boxes, count: int) -> dict[str, Tensor]:
     """L1 of centre (m), log-size and sin/cos of yaw; of known velocities; cross-entropy of known attributes.
 
@@ -156,15 +156,22 @@ def box_losses(predicted: BoxParameters, truth: Boxes, count: int) -> dict[str, 
 
 
 def gaussian_focal_loss(
-    logits: Float[Tensor, "b k x y"], heatmap: Float[Tensor, "b k x y"], labelled: Tensor, count: int
+    logits: Float[Tensor, "b k x y"], heatmap: Float[Tensor, "b k x y"], counts: Bool[Tensor, "b k x y"], count: int
 ) -> Tensor:
-    """CenterNet's penalty-reduced focal loss (alpha 2, beta 4); `heatmap` is 1 at objects' cells."""
+    """CenterNet's penalty-reduced focal loss (alpha 2, beta 4); `heatmap` is 1 at objects' cells.
+
+    Args:
+        logits: of every class.
+        heatmap: as `draw_heatmaps` draws it.
+        counts: where anything is asked, may be of size one along any axis.
+        count: what the sum is divided by (objects in the batch).
+    """
     logits = logits.float()
     probability = logits.sigmoid()
     positive = heatmap >= 1
     at_peak = F.logsigmoid(logits) * (1 - probability) ** 2
     elsewhere = F.logsigmoid(-logits) * probability**2 * (1 - heatmap) ** 4
-    return -(torch.where(positive, at_peak, elsewhere) * labelled[:, None, None, None]).sum() / count
+    return -(torch.where(positive, at_peak, elsewhere) * counts).sum() / count
 
 
 def depth_loss(

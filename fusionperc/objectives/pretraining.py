@@ -9,6 +9,8 @@ points or voxels; prediction as in ViDAR (CVPR 2024); contrast as in CLIP (ICML 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -17,11 +19,13 @@ from torch import Tensor
 from fusionperc.config import Config
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
+from fusionperc.models.detection import DensePredictions
 from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
 from fusionperc.objectives.contrast import contrast_loss
-from fusionperc.objectives.detection import depth_loss
+from fusionperc.objectives.detection import dense_box_losses, depth_loss, draw_heatmaps, gaussian_focal_loss
 from fusionperc.objectives.pictures import pictured_loss
+from fusionperc.types import Boxes
 
 #: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
 _LEAST_DOPPLER_MPS = 0.1
@@ -31,6 +35,8 @@ _VELOCITY_MPS = 5.0
 _SURE_POINTS = 2
 #: Where fewer cells, or points, of a batch move, the mean is told as if so many did.
 _FEWEST_MOVING = 32
+#: The same of objects. No road user is as high as this, m.
+_FEWEST_OBJECTS, _HIGHEST_M = 4, 4.5
 
 
 class PretrainingObjective:
@@ -41,7 +47,7 @@ class PretrainingObjective:
     """
 
     def __init__(self, config: Config) -> None:
-        self.weights, self.camera = config.pretraining, config.model.camera
+        self.weights, self.camera, self.detection = config.pretraining, config.model.camera, config.objective
         self.grid = config.model.grid.grid()
 
     def __call__(
@@ -53,6 +59,8 @@ class PretrainingObjective:
         belongs: Tensor,
         generator: torch.Generator | None = None,
         surfaces: Surfaces | None = None,
+        objects: list[Boxes] | None = None,
+        has_past: Tensor | None = None,
         seen: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name, unweighted but for ``total``, the weighted sum to minimise.
@@ -65,9 +73,12 @@ class PretrainingObjective:
             belongs: (B,) bool: samples whose sensors belong together; the others teach matching only.
             generator: draws the cells that contrast compares.
             surfaces: what moves.
+            objects: (B) boxes of what moves.
+            has_past: (B,) bool: samples in which motion could be seen, by default all; of the others it is not asked.
             seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
         """
         weights = self.weights
+        knows_motion = belongs if has_past is None else belongs & has_past
         losses: dict[str, Tensor] = {}
         if output.reconstruction is not None:
             losses |= self._reconstruction(output.reconstruction, measured, hidden, belongs)
@@ -85,7 +96,9 @@ class PretrainingObjective:
         if output.match_logits is not None:
             losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
         if output.motion is not None and surfaces is not None:
-            losses |= motion_losses(output.motion, surfaces, belongs)
+            losses |= motion_losses(output.motion, surfaces, knows_motion)
+        if output.objects is not None and surfaces is not None and objects is not None:
+            losses |= object_losses(output.objects, objects, surfaces, self.grid, belongs, knows_motion)
         of = {
             "likelihood": weights.likelihood,
             "radar": weights.likelihood * weights.radar,
@@ -97,6 +110,9 @@ class PretrainingObjective:
             "prediction_doppler": weights.prediction * weights.radar,
             "motion": weights.motion,
             "motion_velocity": weights.motion / _VELOCITY_MPS,
+            "objects_heatmap": weights.objects * self.detection.heatmap,
+            "objects_box": weights.objects * self.detection.box,
+            "objects_velocity": weights.objects * self.detection.box * self.detection.velocity,
             "contrast": weights.contrast,
             "matching": weights.matching,
         }
@@ -193,6 +209,56 @@ def motion_losses(motion: CellMotion, surfaces: Surfaces, counts: Bool[Tensor, "
         "motion": (nats * is_asked).sum() / (moves & is_asked).sum().clamp(min=_FEWEST_MOVING),
         "motion_velocity": error.sum() / known.sum().clamp(min=_FEWEST_MOVING),
     }
+
+
+def object_losses(
+    predicted: DensePredictions,
+    objects: list[Boxes],
+    surfaces: Surfaces,
+    grid: BevGrid,
+    counts: Bool[Tensor, " batch"],
+    knows_motion: Bool[Tensor, " batch"],
+) -> dict[str, Tensor]:
+    """The detection losses with the objects that move as the truth, as means over them.
+
+    What stays may be an object, too: where there is something low that is not known to move, nothing is asked of the
+    heatmap.
+
+    Args:
+        predicted: what the network expects.
+        objects: of each sample; those outside the grid do not count.
+        surfaces: the points.
+        grid: of the fused map.
+        counts: which samples count; those that were not compared do not either.
+        knows_motion: samples of whose objects velocity is asked.
+    """
+    counts = counts & surfaces.is_compared
+    truth = []
+    for boxes, is_asked, is_told in zip(objects, counts.tolist(), knows_motion.tolist(), strict=True):
+        inside = grid.cell_indices(boxes.center_m)[1] & is_asked
+        velocity = boxes.velocity_mps if is_told else torch.full_like(boxes.velocity_mps, torch.nan)
+        truth.append(replace(boxes, velocity_mps=velocity)[inside])
+    count = max(_FEWEST_OBJECTS, sum(len(boxes) for boxes in truth))
+    heatmap = draw_heatmaps(truth, grid)
+    is_object = heatmap.amax(1, keepdim=True) > 0
+    asked = (is_object | ~may_hold_objects(surfaces, grid)[:, None]) & counts[:, None, None, None]
+    box = dense_box_losses(predicted.boxes, truth, grid, count)
+    return {
+        "objects_heatmap": gaussian_focal_loss(predicted.heatmap_logits, heatmap, asked, count),
+        "objects_box": box["box"],
+        "objects_velocity": box["velocity"],
+    }
+
+
+def may_hold_objects(surfaces: Surfaces, grid: BevGrid) -> Bool[Tensor, "batch x y"]:
+    """Cells with points, and their neighbours, unless a point in them is higher than any road user."""
+    # Whatever is above the grid counts.
+    at, inside = grid.cell_indices(surfaces.xyz_m * surfaces.xyz_m.new_tensor([1.0, 1.0, 0.0]))
+    top = torch.zeros(len(surfaces.is_compared), *grid.shape, device=at.device)
+    flat = (surfaces.sample_index * grid.shape[0] + at[:, 0]) * grid.shape[1] + at[:, 1]
+    top.view(-1).scatter_reduce_(0, flat[inside], surfaces.xyz_m[inside, 2], "amax")
+    near = F.max_pool2d((top > 0).float(), 3, stride=1, padding=1) > 0
+    return near & (top < _HIGHEST_M)
 
 
 def moving_cells(

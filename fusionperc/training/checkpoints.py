@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CONFIG_KEY = "fusionperc_config"
 #: What the names of the planning head's weights begin with.
 PLANNING_PART = "planning."
+#: The same of the head that boxes what moves, and of the one it becomes.
+_OBJECTS_PART, _DENSE_PART = "objects.", "detection.dense."
 
 
 class CheckpointError(ValueError):
@@ -39,7 +41,8 @@ def start_from(checkpoint: Path, model: FusionPerc) -> None:
 
 
 def init_from(run: Path, model: BevEncoder) -> None:
-    """Takes the encoders and the fusion of a pretraining run, all that the model has, and logs what was not taken.
+    """Takes the encoders and the fusion of a pretraining run, all that the model has, and the dense head where the run
+    learnt one, and logs what was not taken.
 
     Args:
         run: its folder, or one of its checkpoints.
@@ -49,15 +52,22 @@ def init_from(run: Path, model: BevEncoder) -> None:
         CheckpointError: the checkpoint cannot be read, or lacks a weight or has it in another shape.
     """
     checkpoint = run / "checkpoints" / "last.ckpt" if run.is_dir() else run
-    weights = _weights(read_checkpoint(checkpoint))
+    weights = {_fine_tuned_name(name): value for name, value in _weights(read_checkpoint(checkpoint)).items()}
+    has_head = any(name.startswith(_DENSE_PART) for name in weights)
+    parts = (*ENCODER_PARTS, _DENSE_PART) if has_head else ENCODER_PARTS
     own = model.state_dict()
-    wanted = {name: value for name, value in own.items() if name.startswith(ENCODER_PARTS)}
+    wanted = {name: value for name, value in own.items() if name.startswith(parts)}
     taken = {name: weights[name] for name in wanted if name in weights}
     _check_weights(checkpoint, wanted, taken)
     model.load_state_dict(own | taken)
     log.info("%s: taken: %s", checkpoint, _by_part(taken))
     log.info("not taken from it: %s", _by_part(weights.keys() - taken.keys()) or "nothing")
     log.info("as initialised: %s", _by_part(own.keys() - taken.keys()) or "nothing")
+
+
+def _fine_tuned_name(name: str) -> str:
+    """What a weight of `FusionPercPretraining` is called in `FusionPerc`."""
+    return _DENSE_PART + name.removeprefix(_OBJECTS_PART) if name.startswith(_OBJECTS_PART) else name
 
 
 def _by_part(names: Iterable[str]) -> str:

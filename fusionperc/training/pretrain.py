@@ -64,7 +64,16 @@ class Pretraining(TrainingModule):
             places_m = places_m.nan_to_num()
         output = self.model(masked.inputs, batch.measured.horizon_s, places_m)
         return self.objective(
-            output, batch.measured, batch.depth_m, masked.hidden, belongs, generator, batch.surfaces, seen
+            output,
+            batch.measured,
+            batch.depth_m,
+            masked.hidden,
+            belongs,
+            generator,
+            batch.surfaces,
+            batch.objects,
+            masked.has_past,
+            seen,
         )
 
 

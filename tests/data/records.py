@@ -12,7 +12,9 @@ from fusionperc.measurements import UnlabelledBatch
 
 
 def tensors_of(value: Any, name: str = "") -> dict[str, Any]:
-    """All tensors and lists of a nested record by name."""
+    """All tensors and lists of a nested record, or of a list of records, by name."""
+    if isinstance(value, list) and value and is_dataclass(value[0]):
+        return {key: leaf for n, item in enumerate(value) for key, leaf in tensors_of(item, f"{name}[{n}]").items()}
     if not is_dataclass(value):
         return {name: value}
     return {

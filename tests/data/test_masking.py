@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
 from fusionperc.data import masking
-from fusionperc.data.masking import mask_inputs, mask_patches, mismatch, wrong_calibrations
+from fusionperc.data.masking import hide_past, mask_inputs, mask_patches, mismatch, wrong_calibrations
 from fusionperc.geometry import BevGrid, project_points, rigid, rotation_from_yaw, transform_points
 from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs
 
@@ -25,7 +25,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def config_of(**changes: float) -> PretrainingConfig:
-    return PretrainingConfig.model_validate({"mask_block_m": 4.0, "mask_sensor": 0.0, "mask_patch_px": 16, **changes})
+    whole = {"mask_block_m": 4.0, "mask_sensor": 0.0, "mask_patch_px": 16, "mask_past": 0.0}
+    return PretrainingConfig.model_validate({**whole, **changes})
 
 
 def points(batch: int, columns: int, seed: int, count: int = 400) -> Points:
@@ -92,6 +93,25 @@ def test_what_is_hidden_is_gone_and_the_rest_stays(seed: int, lidar: float, rada
     if radar >= lidar:
         assert not bool(masked.hidden[new_radar.sample_index, at[:, 0], at[:, 1]].any())
     assert masked.inputs.present.equal(inputs.present)
+
+
+def test_a_single_moment_is_left_where_the_past_is_hidden() -> None:
+    inputs = make_inputs(batch=4)
+    cameras, radar, lidar = parts(inputs)
+    left, has_past = hide_past(inputs, 0.5, seeded(1))
+    assert sorted(set(has_past.tolist())) == [False, True]
+    assert left.cameras is cameras
+    assert torch.equal(left.present, torch.stack([torch.ones(4).bool(), has_past, torch.ones(4).bool()], 1))
+    assert rows(parts(left)[1]) == {row for row in rows(radar) if has_past[int(row[-1])]}
+    # Features in [0, 1): the last LiDAR column is the age.
+    assert rows(parts(left)[2]) == {row for row in rows(lidar) if has_past[int(row[-1])] or row[4] < 0.03}
+    assert hide_past(inputs, 0.0, seeded())[1].all() and not hide_past(inputs, 1.0, seeded())[1].any()
+    assert mask_inputs(inputs, config_of(mask_past=1.0), GRID, seeded()).has_past.tolist() == [False] * 4
+
+
+def test_radar_alone_keeps_its_past() -> None:
+    left, has_past = hide_past(make_inputs().only(["radar"]), 1.0, seeded())
+    assert has_past.all() and left.present[:, 1].all() and left.radar is not None and len(left.radar) == 1200
 
 
 @pytest.mark.parametrize("share", [0.25, 0.6, 0.9])

@@ -117,7 +117,11 @@ def test_surfaces_know_their_sample_and_are_not_read_in_vain(written_folder: Pat
     for place, item in enumerate(items):
         assert item.surfaces is not None
         assert torch.equal(whole.xyz_m[whole.sample_index == place], item.surfaces.xyz_m)
-    assert data_set(written_folder, "pretraining.motion=0")[0, 1].surfaces is None
+    assert data_set(written_folder, "pretraining.motion=0")[0, 1].surfaces is not None
+    assert data_set(written_folder, "pretraining.objects=0")[0, 1].objects is None
+    neither = data_set(written_folder, "pretraining.motion=0", "pretraining.objects=0")[0, 1]
+    assert neither.surfaces is None and neither.objects is None
+    assert collate_unlabelled([neither, neither]).objects is None
 
 
 def test_batches_count_moments_sample_by_sample(written_folder: Path) -> None:

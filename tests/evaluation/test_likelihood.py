@@ -18,8 +18,10 @@ import yaml
 from fusionperc.evaluation.contrast import _found
 from fusionperc.evaluation.likelihood import EMPTY, NETWORK, RAYS, VOXELS, AskedRays, nearest_range_m, scored
 from fusionperc.evaluation.motion import CHANCE, RADAR, radar_speed
+from fusionperc.evaluation.moving_objects import MOMENT, PAST, _errors
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import LidarRays, RadarReturns
+from fusionperc.types import Boxes, Detections
 
 ROOT = Path(__file__).resolve().parents[2]
 BINS, BIN_M = 20, 1.0
@@ -122,7 +124,10 @@ def test_pretraining_tool_measures_likelihood_and_draws(
     pairs = json.loads((tmp_path / "run" / "contrast.json").read_text())
     assert len(pairs) == 6 and {"camera in lidar", "lidar in camera"} < pairs.keys()
     assert all(shares["chance"] == 0.5 and 0 <= shares["network"] <= 1 for shares in pairs.values())
-    for name in ("later_0.png", "sensors_0.png", "motion_0.png"):
+    boxed = json.loads((tmp_path / "run" / "objects.json").read_text())
+    assert list(boxed) == [PAST, MOMENT]
+    assert all(row["objects"] >= 1 and 0 <= row["found"] <= 1 for row in boxed.values())
+    for name in ("later_0.png", "sensors_0.png", "motion_0.png", "objects_0.png"):
         assert (tmp_path / "run" / "pictures" / name).stat().st_size > 20_000
 
 
@@ -134,6 +139,21 @@ def test_cells_find_their_sample_by_what_they_show() -> None:
     every = torch.cartesian_prod(torch.arange(4), torch.arange(4))
     assert _found(asked, among, [every] * 3) == {"chance": 0.5, "network": 0.75}
     assert _found(asked[:2], among[:2], [every] * 2) is None
+
+
+def test_the_surest_box_near_an_object_has_found_it() -> None:
+    def boxes_at(*rows: tuple[float, float, float, float, float]) -> Boxes:
+        """(x, y, yaw, velocity along x, y)."""
+        table, none = torch.tensor(rows), torch.zeros(len(rows), dtype=torch.int64)
+        center = torch.cat([table[:, :2], torch.ones(len(rows), 1)], 1)
+        return Boxes(center, torch.ones(len(rows), 3), table[:, 2], table[:, 3:], none, none - 1)
+
+    truth = boxes_at((10.0, 0.0, 3.1, -5.0, 0.0), (0.0, 20.0, 0.0, 1.0, 0.0))
+    boxes = boxes_at((10.0, 1.5, -3.0, -4.0, 1.0), (10.2, 0.0, 0.0, 0.0, 0.0), (0.0, 22.1, 0.0, 1.0, 0.0))
+    found = Detections(**vars(boxes), score=torch.tensor([0.6, 0.3, 0.9]))
+    expected = torch.tensor([[1.5, math.degrees(2 * math.pi - 6.1), math.sqrt(2)]])
+    torch.testing.assert_close(_errors(truth, found), expected, atol=1e-3, rtol=0)
+    assert _errors(truth, found[torch.tensor([False] * 3)]).shape == _errors(Boxes.empty(), found).shape == (0, 3)
 
 
 def test_radar_says_the_largest_speed_of_a_cell() -> None:

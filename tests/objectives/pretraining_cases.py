@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,13 @@ from torch import Tensor
 from fusionperc.config import Config, build_config
 from fusionperc.geometry import BevGrid, VoxelGrid
 from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfaces
+from fusionperc.models.boxes import NUM_RAW, BoxParameters
+from fusionperc.models.detection import DensePredictions
 from fusionperc.models.encoder import BevFeatures
 from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import Reconstruction
 from fusionperc.objectives.pretraining import PretrainingObjective
-from fusionperc.types import Sensor
+from fusionperc.types import ATTRIBUTES, Boxes, Sensor
 
 #: 8 x 8 cells of 2 m, 4 layers of 2 m.
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0)
@@ -23,7 +26,7 @@ FINE = BevGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 1.0)
 VOLUME = VoxelGrid(-8.0, 8.0, -8.0, 8.0, -5.0, 3.0, 2.0, 2.0)
 TERMS = {
     "likelihood", "radar", "doppler", "depth", "pictures", "prediction", "prediction_radar", "prediction_doppler",
-    "motion", "motion_velocity", "contrast", "matching",
+    "motion", "motion_velocity", "objects_heatmap", "objects_box", "objects_velocity", "contrast", "matching",
 }  # fmt: skip
 
 
@@ -74,6 +77,23 @@ def surfaces(batch: int = 2) -> Surfaces:
     )
 
 
+def objects(batch: int = 2) -> list[Boxes]:
+    """One car of each sample."""
+    car = Boxes(
+        torch.tensor([[3.6, 1.2, 0.9]]), torch.tensor([[4.5, 2.0, 1.6]]), torch.tensor([0.4]),
+        torch.tensor([[2.0, 1.0]]), torch.tensor([0]), torch.tensor([-1]),
+    )  # fmt: skip
+    return [car] * batch
+
+
+def dense_boxes(raw: Tensor) -> BoxParameters:
+    """(B, 8, 8, NUM_RAW) as boxes."""
+    place = GRID.centers_m().expand(len(raw), -1, -1, -1)
+    zeros = BoxParameters(*(raw.new_zeros(*place.shape[:3], size) for size in (3, 3, 2, 2, len(ATTRIBUTES))))
+    base = replace(zeros, center_m=torch.cat([place, torch.ones_like(place[..., :1])], -1))
+    return BoxParameters.from_raw(raw, base, GRID.cell_m)
+
+
 def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
     """Random leaves that take gradients."""
     generator = torch.Generator().manual_seed(seed)
@@ -95,6 +115,7 @@ def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
         {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
         leaf(batch),
         CellMotion(FINE, leaf(batch, 16, 16), leaf(batch, 2, 16, 16)),
+        DensePredictions(leaf(batch, 8, 8, 8), leaf(batch, 10, 8, 8), dense_boxes(leaf(batch, 8, 8, NUM_RAW))),
         leaf(batch, 7, 5),
     )
 
@@ -117,5 +138,7 @@ def losses_of(
         torch.ones(batch, dtype=torch.bool) if belongs is None else belongs,
         torch.Generator().manual_seed(0),
         surfaces(batch),
+        objects(batch),
+        torch.ones(batch, dtype=torch.bool),
         (torch.ones(batch, 7, 5), torch.arange(7).expand(batch, 7) < 4),
     )

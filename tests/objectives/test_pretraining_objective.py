@@ -8,26 +8,49 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from pretraining_cases import FINE, GRID, TERMS, VOLUME, config_of, losses_of, measurements, outputs
+from pretraining_cases import (
+    FINE,
+    GRID,
+    TERMS,
+    VOLUME,
+    config_of,
+    dense_boxes,
+    losses_of,
+    measurements,
+    objects,
+    outputs,
+    surfaces,
+)
 from torch import Tensor
 
 from fusionperc.measurements import LidarRays, RadarReturns, Surfaces
+from fusionperc.models.boxes import NUM_RAW
+from fusionperc.models.detection import DensePredictions
 from fusionperc.models.pretraining import CellMotion, FusionPercPretraining
 from fusionperc.models.reconstruction import Reconstruction
 from fusionperc.objectives import pretraining as module
-from fusionperc.objectives.pretraining import PretrainingObjective, ends_in, motion_losses, radar_terms
+from fusionperc.objectives.pretraining import (
+    PretrainingObjective,
+    ends_in,
+    may_hold_objects,
+    motion_losses,
+    object_losses,
+    radar_terms,
+)
+from fusionperc.types import Boxes
 
 # -- the whole --------------------------------------------------------------------------------------------------------
 
 
 def test_total_is_the_weighted_sum() -> None:
     weights = {"likelihood": 0.7, "prediction": 1.3, "contrast": 0.2, "matching": 0.4, "depth": 0.5, "radar": 0.25,
-               "pictures": 0.8, "motion": 0.6}  # fmt: skip
+               "pictures": 0.8, "motion": 0.6, "objects": 0.9}  # fmt: skip
     losses = losses_of(config_of(**weights), outputs())
     assert losses.keys() == TERMS | {"total"}
     of = {
         "likelihood": 0.7, "radar": 0.7 * 0.25, "doppler": 0.7 * 0.25, "depth": 0.7 * 0.5,
         "pictures": 0.7 * 0.8, "motion": 0.6, "motion_velocity": 0.6 / 5, "prediction": 1.3,
+        "objects_heatmap": 0.9, "objects_box": 0.9 * 0.5, "objects_velocity": 0.9 * 0.5 * 0.2,
         "prediction_radar": 1.3 * 0.25, "prediction_doppler": 1.3 * 0.25, "contrast": 0.2, "matching": 0.4,
     }  # fmt: skip
     expected = sum(weight * losses[name] for name, weight in of.items())
@@ -62,6 +85,7 @@ def test_what_weighs_nothing_is_not_computed(
         ({"pictures": 0}, {"pictured"}),
         ({"contrast": 0}, {"embeddings"}),
         ({"motion": 0}, {"motion"}),
+        ({"objects": 0}, {"objects"}),
         ({"matching": 0}, {"matching"}),
         ({"mismatched": 0}, {"matching"}),
     ],
@@ -261,3 +285,65 @@ def test_velocity_by_hand() -> None:
         assert float(found) == pytest.approx(expected / 32)
     many = moving(*[points[0]] * 64, velocity=[velocity[0]] * 64)
     assert float(motion_losses(motion, many, torch.tensor([True, True]))["motion_velocity"]) == pytest.approx(4.0)
+
+
+# -- objects ----------------------------------------------------------------------------------------------------------
+
+
+def predicted(batch: int = 2) -> DensePredictions:
+    raw = torch.zeros(batch, 8, 8, NUM_RAW, requires_grad=True)
+    logits = torch.zeros(batch, 10, 8, 8, requires_grad=True)
+    return DensePredictions(torch.zeros(batch, 8, 8, 8), logits, dense_boxes(raw))
+
+
+def object_losses_of(
+    dense: DensePredictions, boxes: list[Boxes], *, counts: tuple[bool, bool] = (True, True),
+    knows: tuple[bool, bool] = (True, True), points: Surfaces | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    points = surfaces() if points is None else points
+    return object_losses(dense, boxes, points, GRID, torch.tensor(counts), torch.tensor(knows))
+
+
+def test_objects_by_hand() -> None:
+    """Cell (5, 4) is centred at (3, 1) m, 1 m up; the car of each sample at (3.6, 1.2, 0.9) m."""
+    found = {name: value.detach() for name, value in object_losses_of(predicted(), objects()).items()}
+    one = 0.6 + 0.2 + 0.1 + math.log(4.5) + math.log(2.0) + math.log(1.6) + math.sin(0.4) + math.cos(0.4)
+    assert float(found["objects_box"]) == pytest.approx(2 * one / 4, rel=1e-5)  # two, told as if there were four
+    assert float(found["objects_velocity"]) == pytest.approx(2 * 3.0 / 4)
+    half = object_losses_of(predicted(), objects(), knows=(True, False))
+    assert float(half["objects_velocity"]) == pytest.approx(3.0 / 4)
+    torch.testing.assert_close(half["objects_box"], found["objects_box"])
+    first = object_losses_of(predicted(), objects(), counts=(True, False))
+    for name, value in found.items():
+        torch.testing.assert_close(first[name], value / 2)
+    outside = [replace(boxes, center_m=boxes.center_m + torch.tensor([50.0, 0, 0])) for boxes in objects()]
+    assert object_losses_of(predicted(), outside)["objects_box"].item() == 0
+    later = replace(surfaces(), is_compared=torch.tensor([False, False]))
+    assert all(value.item() == 0 for value in object_losses_of(predicted(), objects(), points=later).values())
+
+
+def test_nothing_is_asked_where_something_low_stays() -> None:
+    """Around (-3, 5) m stands something: it may be a parked car. A house may not; nor is an empty street one."""
+    dense = predicted()
+    object_losses_of(dense, objects())["objects_heatmap"].backward()
+    assert dense.heatmap_logits.grad is not None
+    gradient = dense.heatmap_logits.grad[0, 0]
+    assert bool((gradient[1:4, 5:8] == 0).all()), "the cell of the point, and its neighbours"
+    assert gradient[5, 4] < 0, "the car's cell"
+    assert bool((gradient[:, :3] > 0).all())
+    tall = replace(surfaces(), xyz_m=torch.tensor([[-3.0, 5.0, 6.0]]).repeat(6, 1))
+    dense = predicted()
+    object_losses_of(dense, objects(), points=tall)["objects_heatmap"].backward()
+    assert dense.heatmap_logits.grad is not None
+    assert dense.heatmap_logits.grad[0, 0, 2, 6] > 0
+    assert may_hold_objects(tall, GRID)[0].sum() == 8
+
+
+def test_motion_is_not_asked_where_it_could_not_be_seen() -> None:
+    config, output, measured = config_of(), outputs(), measurements()
+    arguments = (output, measured, None, torch.ones(2, 8, 8, dtype=torch.bool), torch.ones(2, dtype=torch.bool),
+                 torch.Generator().manual_seed(0), surfaces(), objects())  # fmt: skip
+    with_past = PretrainingObjective(config)(*arguments)
+    without = PretrainingObjective(config)(*arguments, torch.zeros(2, dtype=torch.bool))
+    gone = {name for name, value in without.items() if value.item() == 0 and with_past[name].item() > 0}
+    assert gone == {"motion", "motion_velocity", "objects_velocity"}

@@ -158,20 +158,21 @@ def initialised(config: Config) -> dict[str, Tensor]:
     return Finetuning(config).model.state_dict()
 
 
-def test_encoders_and_fusion_are_taken_and_nothing_else(
+def test_encoders_fusion_and_dense_head_are_taken_and_nothing_else(
     pretrained: Path, tiny_drives: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = weights_of(pretrained)
+    given = {name.replace("objects.", "detection.dense."): value for name, value in weights_of(pretrained).items()}
     with caplog.at_level(logging.INFO):
         taken = initialised(training_config(tiny_drives, tmp_path, pretrained))
     fresh = initialised(small_config(tiny_drives, tmp_path))
     assert taken.keys() == fresh.keys()
-    is_shared = {name: name.startswith(ENCODER_PARTS) for name in taken}
+    is_shared = {name: name.startswith((*ENCODER_PARTS, "detection.dense.")) for name in taken}
     assert {name.partition(".")[0] for name, shared in is_shared.items() if shared} == {
         "camera",
         "radar",
         "lidar",
         "fusion",
+        "detection",
     }
     for name, value in taken.items():
         assert torch.equal(value, given[name] if is_shared[name] else fresh[name]), name
