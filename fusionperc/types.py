@@ -264,12 +264,14 @@ class EgoInputs(TensorRecord):
         heading_rad: (B,) the vehicle's heading in the frame of the inputs: 0 unless augmentation turned space.
         status: (B, 4) `EGO_STATUS`; NaN where unknown or withheld.
         past_m: (B, P, 3) as `Targets.ego_past_m`; NaN where unknown or withheld.
+        drivable: (B, X, Y) 1 in cells of the fused map that a map says can be driven on, else 0; NaN without a map.
     """
 
     command: Tensor
     heading_rad: Tensor
     status: Tensor
     past_m: Tensor
+    drivable: Tensor
 
     def __post_init__(self) -> None:
         check_shape(self, "command", self.command, (None,), floating=False)
@@ -277,6 +279,7 @@ class EgoInputs(TensorRecord):
         check_shape(self, "heading_rad", self.heading_rad, (batch,), floating=True)
         check_shape(self, "status", self.status, (batch, len(EGO_STATUS)), floating=True)
         check_shape(self, "past_m", self.past_m, (batch, None, 3), floating=True)
+        check_shape(self, "drivable", self.drivable, (batch, None, None), floating=True)
 
     def without_status(self, withheld: Tensor | None = None) -> EgoInputs:
         """The same without the ego's status, for the samples of a mask (B,) or for all."""

@@ -180,6 +180,10 @@ class PlanningHeadConfig(_Record):
     heads: int = Field(4, ge=1)
     agents: int = Field(32, ge=1, description="surest detections that the ego query attends to")
     motion_modes: int = Field(3, ge=1, description="alternative futures of each agent")
+    map: Literal["learnt", "given"] = Field(
+        "learnt",
+        description="where the drivable area is from: read off the sensors, or a map wherever there is one",
+    )
     near_m: float = Field(9.6, gt=0, description="half side of the square around the ego that is read whole")
     shared_gradient: float = Field(
         0.0, ge=0, le=1, description="share of planning's gradient that reaches the fused map and detection queries"

@@ -45,7 +45,11 @@ def with_planning(
             ),
         ),
         ego=EgoInputs(
-            command=targets.command, heading_rad=ahead[:, 2], status=targets.can_bus, past_m=targets.ego_past_m
+            command=targets.command,
+            heading_rad=ahead[:, 2],
+            status=targets.can_bus,
+            past_m=targets.ego_past_m,
+            drivable=torch.where(off_road.isfinite(), (off_road == 0).float(), off_road)[None],
         ),
     )
 
@@ -69,6 +73,7 @@ def collate_ego(items: Sequence[EgoInputs | None]) -> EgoInputs | None:
         heading_rad=torch.cat([item.heading_rad for item in told]),
         status=torch.cat([item.status for item in told]),
         past_m=torch.cat([item.past_m for item in told]),
+        drivable=torch.cat([item.drivable for item in told]),
     )
 
 

@@ -35,12 +35,14 @@ class Planner:
     Attributes:
         uses_ego_status: speed, accelerations, turn rate or past poses were given to it.
         uses_command: the driving command was.
+        uses_map: the drivable area was.
     """
 
     name: str
     plans: Mapping[str, Array]
     uses_ego_status: bool
     uses_command: bool
+    uses_map: bool = False
 
 
 @dataclass(frozen=True)

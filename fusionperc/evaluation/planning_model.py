@@ -174,8 +174,10 @@ def evaluate_plans(
     train = trained.model_copy(update={"command": config.data.command})
     planners, notes = baseline_planners(scenes, train, seed=config.train.seed)
     plans = predict_plans(model, loader, variants, device)
+    head = model.planning
+    is_map_given = head is not None and head.is_map_given and any(s.surroundings.drivable is not None for s in scenes)
     planners += [
-        Planner(variant.name, plans[variant.name], uses_ego_status=variant.with_status, uses_command=True)
+        Planner(variant.name, plans[variant.name], variant.with_status, uses_command=True, uses_map=is_map_given)
         for variant in variants
     ]
     if max(config.data.lidar_sweeps, config.data.radar_sweeps) > 1:

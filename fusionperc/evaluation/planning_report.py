@@ -81,6 +81,7 @@ def _planner_dict(scores: PlannerScores, result: PlanningResult) -> dict[str, An
     return {
         "uses_ego_status": scores.planner.uses_ego_status,
         "command": result.command_source if scores.planner.uses_command else None,
+        "uses_map": scores.planner.uses_map,
         "protocols": {name: _means_dict(scores.means(name)) for name in PROTOCOLS},
         "pdm": scores.pdm_means(),
         "groups": groups,
@@ -108,7 +109,7 @@ def show_planning(console: Console, result: PlanningResult, title: str) -> None:
 
 
 def default_table(result: PlanningResult, title: str) -> Table:
-    """Our protocol and NAVSIM's score; E: ego status given, C: command given."""
+    """Our protocol and NAVSIM's score; told: E ego status, C command, M map."""
     table = _table(
         f"{title}: fusionperc's protocol, {_count(result)} key frames, command from the {result.command_source}"
     )
@@ -174,8 +175,10 @@ def _cell(scores: PlannerScores, mask: NDArray[np.bool_]) -> str:
 
 
 def told(scores: PlannerScores) -> str:
-    """'E' where the ego's status was given, 'C' where the command was."""
-    return ("E" if scores.planner.uses_ego_status else "-") + ("C" if scores.planner.uses_command else "-")
+    """'E' where the ego's status was given, 'C' where the command was, 'M' where a map was."""
+    planner = scores.planner
+    given = {"E": planner.uses_ego_status, "C": planner.uses_command, "M": planner.uses_map}
+    return "".join(letter if is_given else "-" for letter, is_given in given.items())
 
 
 def _table(title: str) -> Table:

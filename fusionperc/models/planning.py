@@ -1,10 +1,10 @@
 """The planning head: ego queries that attend to the detected agents, their predicted motion, and the map and scene.
 
 Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
-the bird's-eye view with the drivable area that was read off it, and gives accelerations and curvatures of a vehicle
-that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first speed is the
-told one, or else what the LiDAR's sweeps, laid side by side, tell. How much of what it learns changes the network that
-it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection learns as if there were no planning.
+the bird's-eye view with the drivable area, read off it or given by a map, and gives accelerations and curvatures of a
+vehicle that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first
+speed is the told one, or else what the LiDAR's sweeps, laid side by side, tell. How much of what it learns changes the
+network that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection learns as if none were planned.
 
 Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
 agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
@@ -80,7 +80,7 @@ class PlanningOutput:
         ego_motion: (B, 3) the ego's present speed (m/s), acceleration (m/s^2) and turn rate (rad/s) as the sensors tell
             them, whether they were given or not.
         motion: of the agents.
-        map_logits: (B, X, Y) that a cell can be driven on.
+        map_logits: (B, X, Y) that a cell can be driven on, as the sensors tell, whether a map is given or not.
     """
 
     waypoints: Tensor
@@ -109,6 +109,7 @@ class PlanningHead(nn.Module):
     def __init__(self, config: PlanningHeadConfig, grid: BevGrid, in_channels: int, query_channels: int) -> None:
         super().__init__()
         channels, self.shared_gradient = config.channels, config.shared_gradient
+        self.is_map_given = config.map == "given"
         self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
         self.scene = SceneTokens(grid, in_channels + 1, channels)
         self.near = SweepStack(config.near_m, channels)
@@ -150,7 +151,11 @@ class PlanningHead(nn.Module):
         near = self.near(sweeps, bev.shape[0])
         ego_motion = _sensed_motion(self.ego_motion(near).float())
         tokens, motion, is_absent = self.agents(replace(detection, query_content=content))
-        scene = self.scene(torch.cat([bev, map_logits.sigmoid()], 1))
+        area = map_logits.sigmoid()
+        if self.is_map_given:
+            known = ego.drivable[: bev.shape[0], None]
+            area = torch.where(known.isfinite(), known.to(area.dtype), area)
+        scene = self.scene(torch.cat([bev, area], 1))
         variants = ego.command.shape[0] // bev.shape[0]
         sensed = ego_motion.repeat(variants, 1)
         queries = self.ego(ego, near.repeat(variants, 1), sensed)

@@ -84,11 +84,13 @@ def test_all_go_through_the_same_matrix(
     centers = GRID.centers_m().double() @ torch.linalg.inv(linear[:2, :2]).T
     inside = shapely.contains_xy(area, centers[..., 0].numpy(), centers[..., 1].numpy())
     np.testing.assert_array_equal((moved.planning.off_road_m[0] == 0).numpy(), inside)
+    np.testing.assert_array_equal(after.ego.drivable[0].numpy(), inside.astype(np.float32))
 
 
 def test_without_a_map_the_area_is_unknown_not_empty(sample: tuple[Sample, Surroundings]) -> None:
     batch = batch_of(sample, torch.eye(4, dtype=torch.float64))
     assert batch.targets.planning is not None and torch.isnan(batch.targets.planning.off_road_m).all()
+    assert batch.ego is not None and torch.isnan(batch.ego.drivable).all()
 
 
 def test_batches_hold_what_a_planner_is_told_only_where_planning_is_on(tiny_drives: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ CONFIG = PlanningHeadConfig(channels=16, modes=3, layers=2, heads=2, agents=6, n
 def ego(batch: int = BATCH, *, speed: float = 5.0, command: int = 2) -> EgoInputs:
     status = torch.tensor([speed, 0.1, 0.0, 0.02]).repeat(batch, 1)
     past = torch.stack([torch.tensor([[-2.0, 0, 0], [-1.5, 0, 0], [-1, 0, 0], [-0.5, 0, 0]]) * speed] * batch)
-    return EgoInputs(torch.full((batch,), command), torch.zeros(batch), status, past)
+    nowhere = torch.full((batch, *GRID.shape), math.nan)
+    return EgoInputs(torch.full((batch,), command), torch.zeros(batch), status, past, nowhere)
 
 
 @pytest.fixture
@@ -105,6 +107,27 @@ def test_a_told_speed_is_the_plans_first_and_an_untold_one_is_read_off_the_scene
     blind = run(heads, bev, ego(speed=8.0).without_status())
     other = run(heads, bev, ego(speed=0.0).without_status())
     torch.testing.assert_close(blind.waypoints, other.waypoints)
+
+
+def test_a_given_map_takes_the_place_of_the_learnt_one_where_it_is_known(bev: Tensor) -> None:
+    def plans(told: EgoInputs, how: Literal["learnt", "given"]) -> PlanningOutput:
+        torch.manual_seed(0)
+        detection = DetectionHead(DetectionHeadConfig(channels=16, queries=8, heads=2), GRID, CHANNELS)
+        planning = PlanningHead(CONFIG.model_copy(update={"map": how}), GRID, CHANNELS, 16)
+        torch.nn.init.normal_(planning.controls[-1].weight, std=0.3)
+        return run((detection.eval(), planning.eval()), bev, told)
+
+    street = torch.zeros(GRID.shape)
+    street[:, 12:20] = 1
+    told = replace(ego(), drivable=torch.stack([street, torch.full(GRID.shape, math.nan)]))
+    learnt, given = plans(told, "learnt"), plans(told, "given")
+    torch.testing.assert_close(plans(ego(), "learnt").waypoints, learnt.waypoints)
+    torch.testing.assert_close(given.waypoints[1], learnt.waypoints[1])  # no map there
+    assert float((given.waypoints[0] - learnt.waypoints[0]).abs().max()) > 1e-4
+    torch.testing.assert_close(given.map_logits, learnt.map_logits)
+    # Two variants of the samples, one behind the other, have the same map.
+    twice = plans(told.and_without_status(), "given")
+    torch.testing.assert_close(twice.waypoints[:BATCH], given.waypoints, atol=1e-5, rtol=1e-5)
 
 
 def returns(*points: tuple[float, float, float], sample: int = 0, batch: int = BATCH) -> Points:
