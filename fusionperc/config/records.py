@@ -293,8 +293,11 @@ class PretrainingConfig(_Record):
     mask_block_m: float = Field(6.4, gt=0, description="side of the squares of ground that are hidden together")
     mask_patch_px: int = Field(32, ge=8, description="side of a patch of a picture")
     mask_sensor: float = Field(0.3, ge=0, le=1, description="share of batches in which whole sensors are hidden")
+    whole: float = Field(
+        0.5, ge=0, le=1, description="share of samples of which no ground and no patch is hidden: they teach what moves"
+    )
     mask_past: float = Field(
-        0.3, ge=0, le=1, description="share of samples shown without radar and sweeps before the key frame's"
+        0.2, ge=0, le=1, description="share of samples shown without radar and sweeps before the key frame's"
     )
     mismatched: float = Field(0.1, ge=0, lt=1, description="share of samples made up of what does not belong together")
     rays: int = Field(512, ge=1, description="LiDAR rays of each sweep that are predicted")

@@ -34,17 +34,19 @@ class Masked:
     Attributes:
         inputs: of the sensors.
         hidden: (B, X, Y) bool: cells without their LiDAR, all where there is none.
+        is_whole: (B,) bool: samples of whose ground and pictures nothing is hidden.
         has_past: (B,) bool: samples in which motion can be seen; of the others a single moment is left.
     """
 
     inputs: SensorInputs
     hidden: Tensor
+    is_whole: Tensor
     has_past: Tensor
 
 
 def mask_inputs(inputs: SensorInputs, config: PretrainingConfig, grid: BevGrid, generator: torch.Generator) -> Masked:
-    """Hides squares of the ground from LiDAR and radar, patches of pictures, in some samples all that tells of motion,
-    and in some batches whole sensors.
+    """Hides squares of the ground from LiDAR and radar, and patches of pictures; in some samples nothing of these; in
+    some all that tells of motion; and in some batches whole sensors.
 
     Args:
         inputs: a batch.
@@ -53,8 +55,11 @@ def mask_inputs(inputs: SensorInputs, config: PretrainingConfig, grid: BevGrid, 
         generator: of all that is random.
     """
     given, has_past = hide_past(drop_sensors(inputs, config.mask_sensor, generator), config.mask_past, generator)
-    batch = given.batch_size
-    luck = _block_luck(batch, grid, config.mask_block_m, generator).to(given.present.device)
+    batch, device = given.batch_size, given.present.device
+    is_whole = (torch.rand(batch, generator=generator) < config.whole).to(device)
+    luck = _block_luck(batch, grid, config.mask_block_m, generator).to(device)
+    # Luck is below one: nothing is hidden where it is one.
+    luck = torch.where(is_whole[:, None, None], 1.0, luck)
     lidar, radar, cameras = given.lidar, given.radar, given.cameras
     hidden = luck < config.mask_lidar
     if lidar is not None:
@@ -62,10 +67,11 @@ def mask_inputs(inputs: SensorInputs, config: PretrainingConfig, grid: BevGrid, 
     if radar is not None:
         radar = _without(radar, luck < config.mask_radar, grid)
     if cameras is not None and config.mask_camera > 0:
-        cameras = replace(cameras, images=mask_patches(cameras.images, config, generator))
+        patched = mask_patches(cameras.images, config, generator)
+        cameras = replace(cameras, images=torch.where(is_whole[:, None, None, None, None], cameras.images, patched))
     has_lidar = given.present[:, SENSORS.index("lidar")]
     kept = SensorInputs(cameras=cameras, radar=radar, lidar=lidar, present=given.present)
-    return Masked(kept, hidden | ~has_lidar[:, None, None], has_past)
+    return Masked(kept, hidden | ~has_lidar[:, None, None], is_whole, has_past)
 
 
 def hide_past(

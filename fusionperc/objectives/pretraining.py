@@ -60,6 +60,7 @@ class PretrainingObjective:
         generator: torch.Generator | None = None,
         surfaces: Surfaces | None = None,
         objects: list[Boxes] | None = None,
+        is_whole: Tensor | None = None,
         has_past: Tensor | None = None,
         seen: tuple[Tensor, Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -74,11 +75,13 @@ class PretrainingObjective:
             generator: draws the cells that contrast compares.
             surfaces: what moves.
             objects: (B) boxes of what moves.
+            is_whole: (B,) bool: samples that teach what moves, by default all.
             has_past: (B,) bool: samples in which motion could be seen, by default all; of the others it is not asked.
             seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
         """
         weights = self.weights
-        knows_motion = belongs if has_past is None else belongs & has_past
+        teaches_objects = belongs if is_whole is None else belongs & is_whole
+        knows_motion = teaches_objects if has_past is None else teaches_objects & has_past
         losses: dict[str, Tensor] = {}
         if output.reconstruction is not None:
             losses |= self._reconstruction(output.reconstruction, measured, hidden, belongs)
@@ -98,7 +101,7 @@ class PretrainingObjective:
         if output.motion is not None and surfaces is not None:
             losses |= motion_losses(output.motion, surfaces, knows_motion)
         if output.objects is not None and surfaces is not None and objects is not None:
-            losses |= object_losses(output.objects, objects, surfaces, self.grid, belongs, knows_motion)
+            losses |= object_losses(output.objects, objects, surfaces, self.grid, teaches_objects, knows_motion)
         of = {
             "likelihood": weights.likelihood,
             "radar": weights.likelihood * weights.radar,

@@ -72,6 +72,7 @@ class Pretraining(TrainingModule):
             generator,
             batch.surfaces,
             batch.objects,
+            masked.is_whole,
             masked.has_past,
             seen,
         )

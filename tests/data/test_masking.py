@@ -25,7 +25,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def config_of(**changes: float) -> PretrainingConfig:
-    whole = {"mask_block_m": 4.0, "mask_sensor": 0.0, "mask_patch_px": 16, "mask_past": 0.0}
+    whole = {"mask_block_m": 4.0, "mask_sensor": 0.0, "mask_patch_px": 16, "mask_past": 0.0, "whole": 0.0}
     return PretrainingConfig.model_validate({**whole, **changes})
 
 
@@ -112,6 +112,18 @@ def test_a_single_moment_is_left_where_the_past_is_hidden() -> None:
 def test_radar_alone_keeps_its_past() -> None:
     left, has_past = hide_past(make_inputs().only(["radar"]), 1.0, seeded())
     assert has_past.all() and left.present[:, 1].all() and left.radar is not None and len(left.radar) == 1200
+
+
+def test_whole_samples_stay_as_they_are() -> None:
+    inputs = make_inputs(batch=8)
+    masked = mask_inputs(inputs, config_of(whole=0.5, mask_camera=0.6), GRID, seeded(2))
+    assert sorted(set(masked.is_whole.tolist())) == [False, True]
+    for number, is_whole in enumerate(masked.is_whole.tolist()):
+        assert bool(masked.hidden[number].any()) != is_whole
+        assert torch.equal(parts(masked.inputs)[0].images[number], parts(inputs)[0].images[number]) == is_whole
+        for before, after in zip(parts(inputs)[1:], parts(masked.inputs)[1:], strict=True):
+            same = int((before.sample_index == number).sum()) == int((after.sample_index == number).sum())
+            assert same == is_whole
 
 
 @pytest.mark.parametrize("share", [0.25, 0.6, 0.9])

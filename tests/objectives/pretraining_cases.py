@@ -139,6 +139,5 @@ def losses_of(
         torch.Generator().manual_seed(0),
         surfaces(batch),
         objects(batch),
-        torch.ones(batch, dtype=torch.bool),
-        (torch.ones(batch, 7, 5), torch.arange(7).expand(batch, 7) < 4),
+        seen=(torch.ones(batch, 7, 5), torch.arange(7).expand(batch, 7) < 4),
     )

@@ -304,13 +304,17 @@ def object_losses_of(
     return object_losses(dense, boxes, points, GRID, torch.tensor(counts), torch.tensor(knows))
 
 
+def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in losses.items()}
+
+
 def test_objects_by_hand() -> None:
     """Cell (5, 4) is centred at (3, 1) m, 1 m up; the car of each sample at (3.6, 1.2, 0.9) m."""
-    found = {name: value.detach() for name, value in object_losses_of(predicted(), objects()).items()}
+    found = detached(object_losses_of(predicted(), objects()))
     one = 0.6 + 0.2 + 0.1 + math.log(4.5) + math.log(2.0) + math.log(1.6) + math.sin(0.4) + math.cos(0.4)
     assert float(found["objects_box"]) == pytest.approx(2 * one / 4, rel=1e-5)  # two, told as if there were four
     assert float(found["objects_velocity"]) == pytest.approx(2 * 3.0 / 4)
-    half = object_losses_of(predicted(), objects(), knows=(True, False))
+    half = detached(object_losses_of(predicted(), objects(), knows=(True, False)))
     assert float(half["objects_velocity"]) == pytest.approx(3.0 / 4)
     torch.testing.assert_close(half["objects_box"], found["objects_box"])
     first = object_losses_of(predicted(), objects(), counts=(True, False))
@@ -339,11 +343,15 @@ def test_nothing_is_asked_where_something_low_stays() -> None:
     assert may_hold_objects(tall, GRID)[0].sum() == 8
 
 
-def test_motion_is_not_asked_where_it_could_not_be_seen() -> None:
+def test_what_moves_is_asked_only_where_it_could_be_seen() -> None:
     config, output, measured = config_of(), outputs(), measurements()
     arguments = (output, measured, None, torch.ones(2, 8, 8, dtype=torch.bool), torch.ones(2, dtype=torch.bool),
                  torch.Generator().manual_seed(0), surfaces(), objects())  # fmt: skip
     with_past = PretrainingObjective(config)(*arguments)
-    without = PretrainingObjective(config)(*arguments, torch.zeros(2, dtype=torch.bool))
+    every, none = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    without = PretrainingObjective(config)(*arguments, every, none)
     gone = {name for name, value in without.items() if value.item() == 0 and with_past[name].item() > 0}
     assert gone == {"motion", "motion_velocity", "objects_velocity"}
+    hidden = PretrainingObjective(config)(*arguments, none, every)
+    gone = {name for name, value in hidden.items() if value.item() == 0 and with_past[name].item() > 0}
+    assert gone == {"motion", "motion_velocity", "objects_heatmap", "objects_box", "objects_velocity"}
