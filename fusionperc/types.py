@@ -305,7 +305,7 @@ class Boxes(TensorRecord):
     Attributes:
         center_m: (N, 3) geometric centre.
         size_lwh_m: (N, 3) length (along heading), width, height.
-        yaw_rad: (N,) in (-pi, pi], counter-clockwise from +x.
+        yaw_rad: (N,) in (-pi, pi], counter-clockwise from +x; NaN where unknown.
         velocity_mps: (N, 2) over ground, along ego axes; NaN where unknown.
         class_index: (N,) int64 into `CLASSES`.
         attribute_index: (N,) int64 into `ATTRIBUTES`, -1 for none.

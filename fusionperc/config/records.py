@@ -22,6 +22,9 @@ class AugmentationConfig(_Record):
 
     flip_x: bool = Field(False, description="mirror front and back half of the time")
     flip_y: bool = Field(True, description="mirror left and right half of the time")
+    mirrored_headings: bool = Field(
+        True, description="whether mirrored samples teach where objects head: there all drive on the other side"
+    )
     rotation_rad: float = Field(0.4, ge=0, le=math.pi, description="yaw rotation drawn from +- this")
     scale: tuple[float, float] = Field((0.95, 1.05), description="range of the uniform scale of space")
     image_zoom: tuple[float, float] = Field((0.95, 1.15), description="range of picture zoom beyond fitting the width")

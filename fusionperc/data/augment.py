@@ -13,7 +13,7 @@ Source: BEVDet, arXiv 2112.11790 (the two separate augmentations of pictures and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from fusionperc.config import AugmentationConfig
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import Sample
 from fusionperc.geometry import project_points, rigid, rotation_from_yaw, transform_points, wrap_angle
-from fusionperc.types import CAMERAS, COMMANDS, Batch, CameraInputs, Points, SensorInputs, Targets
+from fusionperc.types import CAMERAS, COMMANDS, Batch, Boxes, CameraInputs, Points, SensorInputs, Targets
 
 #: Side of a cell of the depth targets, px: the stride of the camera features.
 DEPTH_STRIDE = 16
@@ -44,6 +44,7 @@ class Augmentation:
         colour: (N, 3) factors of brightness, contrast and saturation.
         lidar_gain: factor of LiDAR intensities.
         lidar_keep: chance of each LiDAR point to stay, and `lidar_seed`, which draws them.
+        teaches_headings: whether the yaw of boxes is kept.
     """
 
     augmented_T_ego: Tensor
@@ -53,6 +54,7 @@ class Augmentation:
     lidar_gain: float = 1.0
     lidar_keep: float = 1.0
     lidar_seed: int = 0
+    teaches_headings: bool = True
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -95,6 +97,7 @@ def draw(config: AugmentationConfig, generator: np.random.Generator) -> Augmenta
         lidar_gain=float(config.lidar_gain ** generator.uniform(-1, 1)),
         lidar_keep=1.0 - config.lidar_dropout * generator.random(),
         lidar_seed=int(generator.integers(2**31)),
+        teaches_headings=config.mirrored_headings or bool(signs.prod() > 0),
     )
 
 
@@ -124,7 +127,7 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         cameras, _moved_points(sample.radar, matrix, velocity=slice(1, 3)), lidar, sample.present[None]
     )
     targets = Targets(
-        boxes=[sample.boxes.moved(matrix)],
+        boxes=[moved_boxes(sample.boxes, augmentation)],
         num_points=[sample.num_points],
         depth_m=depth_m,
         ego_past_m=moved_trajectory(sample.ego_past_m, matrix)[None],
@@ -134,6 +137,12 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         is_labelled=torch.tensor([sample.is_labelled]),
     )
     return Batch(inputs, targets, [sample.token])
+
+
+def moved_boxes(boxes: Boxes, augmentation: Augmentation) -> Boxes:
+    """The boxes in the augmented frame."""
+    moved = boxes.moved(augmentation.augmented_T_ego)
+    return moved if augmentation.teaches_headings else replace(moved, yaw_rad=torch.full_like(moved.yaw_rad, torch.nan))
 
 
 def depth_targets(

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from typing_extensions import TypeVar
 
 from fusionperc.config import AugmentationConfig, Config, DriveFolder
-from fusionperc.data.augment import Augmentation, apply, draw
+from fusionperc.data.augment import Augmentation, apply, draw, moved_boxes
 from fusionperc.data.loading import (
     AUGMENTATION_STREAM,
     DrawSampler,
@@ -102,7 +102,7 @@ class UnlabelledDataset(Dataset[UnlabelledBatch], Generic[Drives]):
             depth_m=batch.targets.depth_m,
             measured=moved_measurements(measured, augmentation),
             surfaces=None if surfaces is None else moved_surfaces(surfaces, augmentation),
-            objects=None if objects is None else [objects.moved(augmentation.augmented_T_ego)],
+            objects=None if objects is None else [moved_boxes(objects, augmentation)],
             sample_tokens=batch.sample_tokens,
         )
 

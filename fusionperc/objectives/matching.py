@@ -62,7 +62,7 @@ def match_queries(
         costs.classification * (positive - negative)
         + costs.center * torch.cdist(center_m[:, :2].float(), truth.center_m[:, :2], p=1)
         + costs.box * torch.cdist(log_size.float(), truth.size_lwh_m.log(), p=1)
-        + costs.box * torch.cdist(sin_cos.float(), truth_sin_cos, p=1)
+        + costs.box * torch.cdist(sin_cos.float(), truth_sin_cos, p=1).where(truth.yaw_rad.isfinite(), 0.0)
     )
     is_far = torch.cdist(center_m[:, :2].float(), truth.center_m[:, :2]) > costs.reach_m
     cost = torch.nan_to_num(cost, nan=UNMATCHED, posinf=UNMATCHED).masked_fill(is_far, UNMATCHED)

@@ -59,6 +59,24 @@ def test_box_corners_project_to_the_same_pixels(written_folder: Path, seed: int)
     assert bool(((determinant < 0) == augmentation.is_mirrored).all())
 
 
+def test_mirrored_samples_teach_no_headings_where_they_are_not_to(written_folder: Path) -> None:
+    config = STRONG.model_copy(update={"mirrored_headings": False})
+    seen = set()
+    for seed in range(12):
+        plain, kept = (draw(which, np.random.default_rng(seed)) for which in (STRONG, config))
+        assert torch.equal(plain.augmented_T_ego, kept.augmented_T_ego) and kept.lidar_seed == plain.lidar_seed
+        sample = read(written_folder, plain)
+        before, after = (apply(sample, one).targets.boxes[0] for one in (plain, kept))
+        assert len(after) > 0
+        if plain.is_mirrored:
+            assert bool(after.yaw_rad.isnan().all())
+        else:
+            assert torch.equal(after.yaw_rad, before.yaw_rad)
+        assert torch.equal(after.center_m, before.center_m) and torch.equal(after.size_lwh_m, before.size_lwh_m)
+        seen.add(plain.is_mirrored)
+    assert seen == {False, True}
+
+
 def test_all_four_mirrorings_are_drawn() -> None:
     draws = [draw(STRONG, np.random.default_rng(seed)) for seed in range(40)]
     share = sum(augmentation.is_mirrored for augmentation in draws) / len(draws)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,10 +70,10 @@ def test_radius_leaves_the_stated_overlap() -> None:
 def test_focal_loss_is_small_only_for_the_right_map() -> None:
     truth = draw_heatmaps([one_box(0.5, 0.5)], GRID)
     right = torch.where(truth == 1, 8.0, -8.0)
-    labelled = torch.tensor([True])
+    labelled = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     good = gaussian_focal_loss(right, truth, labelled, 1)
     assert good < 0.01 < gaussian_focal_loss(-right, truth, labelled, 1)
-    assert gaussian_focal_loss(-right, truth, torch.tensor([False]), 1) == 0
+    assert gaussian_focal_loss(-right, truth, ~labelled, 1) == 0
 
 
 def test_perfect_boxes_cost_nothing_and_each_error_its_own_term() -> None:
@@ -94,6 +95,21 @@ def test_unknown_velocity_and_attribute_are_not_learnt() -> None:
     losses = box_losses(wrong, boxes, 1)
     assert float(losses["velocity"]) == 0
     assert float(losses["attribute"]) == 0
+
+
+def test_unknown_yaw_is_not_learnt_and_all_else_is() -> None:
+    boxes = one_box(1, 1)
+    unknown = replace(boxes, yaw_rad=torch.full_like(boxes.yaw_rad, float("nan")))
+    guess = perfect(boxes)
+    guess.sin_cos[:] = torch.tensor([3.0, -2.0])
+    guess.center_m[0, 0] += 0.5
+    guess.sin_cos.requires_grad_()
+    guess.center_m.requires_grad_()
+    loss = box_losses(guess, unknown, 1)["box"]
+    assert loss.item() == pytest.approx(0.5, abs=1e-5)
+    loss.backward()
+    assert guess.sin_cos.grad is not None and guess.center_m.grad is not None
+    assert not guess.sin_cos.grad.any() and guess.center_m.grad.isfinite().all()
 
 
 def test_attributes_of_other_classes_do_not_compete() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import torch
@@ -63,6 +64,15 @@ def test_equals_the_best_of_all_assignments() -> None:
     assert abs(found - best) < 1e-4
     assert sorted(boxes.tolist()) == [0, 1, 2]
     assert len(set(queries.tolist())) == 3
+
+
+def test_an_unknown_yaw_costs_nothing_and_loses_no_match() -> None:
+    truth = random_boxes(3, 1)
+    given = (torch.zeros(3, 10), truth.center_m, truth.size_lwh_m.log(), torch.full((3, 2), 9.0))
+    costs = MatchingCosts(0, 1, 5, 100)
+    unknown = replace(truth, yaw_rad=torch.tensor([float("nan"), 0.3, float("nan")]))
+    queries, boxes = match_queries(*given, unknown, costs)
+    assert sorted(zip(queries.tolist(), boxes.tolist(), strict=True)) == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_no_boxes_match_nothing() -> None:
