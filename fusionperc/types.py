@@ -285,11 +285,10 @@ class EgoInputs(TensorRecord):
         """The same without the ego's status, for the samples of a mask (B,) or for all."""
         if withheld is None:
             withheld = torch.ones_like(self.command, dtype=torch.bool)
-        nan = float("nan")
         return replace(
             self,
-            status=self.status.masked_fill(withheld[:, None], nan),
-            past_m=self.past_m.masked_fill(withheld[:, None, None], nan),
+            status=self.status.masked_fill(withheld[:, None], torch.nan),
+            past_m=self.past_m.masked_fill(withheld[:, None, None], torch.nan),
         )
 
     def and_without_status(self) -> EgoInputs:
