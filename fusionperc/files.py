@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 #: File in a folder of drives that has the digests of its tables, by name from that folder on.
 MANIFEST = "manifest.json"
@@ -29,6 +31,18 @@ def whole_file(path: Path, owner: str = "") -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, *, allow_nan: bool = True) -> None:
+    """Writes indented JSON, whole or not at all, as `whole_file`.
+
+    Raises:
+        OSError: the folder cannot be written.
+        ValueError: a number is infinite or NaN, and `allow_nan` is off.
+    """
+    text = json.dumps(content, indent=2, allow_nan=allow_nan) + "\n"
+    with whole_file(path) as part:
+        part.write_text(text)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fusionperc.files import whole_file
+from fusionperc.files import whole_file, write_json
 
 
 def test_appears_under_its_name_only_when_complete(tmp_path: Path) -> None:
@@ -31,3 +31,12 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         write_and_fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "file.json"
+    write_json(path, {"a": [1, 2]}, allow_nan=False)
+    assert path.read_text() == '{\n  "a": [\n    1,\n    2\n  ]\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")}, allow_nan=False)
+    assert '"a": [' in path.read_text() and list(path.parent.iterdir()) == [path]

@@ -26,7 +26,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from fusionperc.console import console, run_tool
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "fusionperc"
@@ -52,8 +52,7 @@ def main() -> None:
             make_run(arguments, task, seed)
     found = {f"{task}-{seed}": read_run(arguments.output / f"{task}-{seed}") for task, seed in runs}
     studies = {kind: summarise(found, kind) for kind in PLANS}
-    with whole_file(arguments.output / "study.json") as part:
-        part.write_text(json.dumps(studies, indent=2) + "\n")
+    write_json(arguments.output / "study.json", studies)
     for kind, study in studies.items():
         show(study, PLANS[kind])
 

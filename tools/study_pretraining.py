@@ -35,7 +35,7 @@ from rich.table import Table
 
 from fusionperc.config import Config, load_config
 from fusionperc.console import console, run_tool
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ("likelihood", "prediction", "contrast", "matching", "motion", "objects")
@@ -72,8 +72,7 @@ def main() -> None:
     if not arguments.tables_only:
         run_jobs(planned(arguments), arguments.parallel)
     study = summarise(arguments)
-    with whole_file(arguments.output / "study.json") as part:
-        part.write_text(json.dumps(study, indent=2) + "\n")
+    write_json(arguments.output / "study.json", study)
     show(study)
 
 

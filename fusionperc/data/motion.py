@@ -116,17 +116,22 @@ def velocities(xyz_m: NDArray[np.float32], others: Sequence[tuple[float, NDArray
     if not fields or len(xyz_m) < _FEWEST:
         return found
     xy = xyz_m[:, :2]
-    cell = np.floor((xy - xy.min(0)) / _TOGETHER_M).astype(np.int64)
-    taken = np.zeros(cell.max(0) + 1, dtype=bool)
-    taken[cell[:, 0], cell[:, 1]] = True
-    clusters, count = label(taken, structure=np.ones((3, 3)))
-    cluster = clusters[cell[:, 0], cell[:, 1]]
-    for number in range(1, count + 1):
+    cluster = clusters(xy)
+    for number in np.unique(cluster):
         members = np.flatnonzero(cluster == number)
         if len(members) >= _FEWEST:
             some = members[np.linspace(0, len(members) - 1, min(len(members), _MOST)).round().astype(int)]
             found[members] = _velocity(xy[some], fields)
     return found
+
+
+def clusters(xy_m: NDArray[np.float32]) -> NDArray[np.int32]:
+    """(P,) the number of each point's cluster: points (P, 2) in neighbouring squares are one."""
+    cell = np.floor((xy_m - xy_m.min(0)) / _TOGETHER_M).astype(np.int64)
+    taken = np.zeros(cell.max(0) + 1, dtype=bool)
+    taken[cell[:, 0], cell[:, 1]] = True
+    numbers: NDArray[np.int32] = label(taken, structure=np.ones((3, 3)))[0][cell[:, 0], cell[:, 1]]
+    return numbers
 
 
 def _velocity(xy_m: NDArray[np.float32], fields: Sequence[tuple[float, NDArray[np.float32]]]) -> NDArray[np.float32]:

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
+from fusionperc.data.motion import clusters
 from fusionperc.measurements import Surfaces
 from fusionperc.types import CLASSES, Boxes
 
-#: Points in neighbouring squares of this side are one object.
-_TOGETHER_M = 0.5
 #: An object has so many points; this share of them is known to move, at such a speed at least.
 _FEWEST, _MOVING_SHARE, _SLOWEST_MPS = 5, 0.5, 0.8
 #: Nor does it hang in the air: its lowest point is below this. What looks small and fast must show so many points.
@@ -90,11 +88,7 @@ def _objects(xyz_m: NDArray[np.float32], moves: NDArray[np.int8], velocity_mps: 
     xyz_m, moves, velocity_mps = xyz_m[may], moves[may], velocity_mps[may]
     if not (moves == 1).any():
         return []
-    cell = np.floor((xyz_m[:, :2] - xyz_m[:, :2].min(0)) / _TOGETHER_M).astype(np.int64)
-    taken = np.zeros(cell.max(0) + 1, dtype=bool)
-    taken[cell[:, 0], cell[:, 1]] = True
-    clusters, _ = label(taken, structure=np.ones((3, 3)))
-    cluster = clusters[cell[:, 0], cell[:, 1]]
+    cluster = clusters(xyz_m[:, :2])
     objects = []
     for number in np.unique(cluster[moves == 1]):
         members = cluster == number

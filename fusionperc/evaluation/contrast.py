@@ -6,7 +6,6 @@ at the same place: where the cell lies tells it nothing.
 
 from __future__ import annotations
 
-import json
 from itertools import permutations
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from fusionperc.config import Config
 from fusionperc.console import console
 from fusionperc.data.unlabelled import collate_unlabelled
 from fusionperc.evaluation.likelihood import held_samples
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.objectives.contrast import surface_cells
 from fusionperc.types import Sensor
@@ -81,8 +80,7 @@ def _found(asked: list[Tensor | None], among: list[Tensor | None], cells: list[T
 
 def report_contrast(scores: dict[str, dict[str, float]], path: Path) -> None:
     """Writes what `evaluate_contrast` found as JSON and prints it."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(scores, indent=2) + "\n")
+    write_json(path, scores)
     for pair, shares in scores.items():
         told = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
         console.print(f"cells that find their sample at their place, {pair}: {told}")

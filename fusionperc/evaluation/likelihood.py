@@ -15,7 +15,6 @@ an advantage the network does not have.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -32,7 +31,7 @@ from fusionperc.config import Config
 from fusionperc.console import console
 from fusionperc.data.masking import mask_inputs
 from fusionperc.data.unlabelled import HELD_HORIZONS_S, UnlabelledDataset, collate_unlabelled, held_drives
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 from fusionperc.measurements import LidarRays, UnlabelledBatch
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution, ray_outcomes
@@ -105,8 +104,7 @@ def evaluate_likelihood(
 
 def report_likelihood(table: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     """Writes what `evaluate_likelihood` found as JSON and prints it."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(table, indent=2) + "\n")
+    write_json(path, table)
     horizons = list(table[NETWORK])
     shown = Table(
         title="LiDAR rays of held-out drives: nats a ray / median error of the median range, m (now: hidden ground)",

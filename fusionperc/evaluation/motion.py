@@ -8,7 +8,6 @@ for standing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from fusionperc.config import Config
 from fusionperc.console import console
 from fusionperc.data.unlabelled import UnlabelledDataset, collate_unlabelled
 from fusionperc.evaluation.likelihood import held_samples
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import RadarReturns, Surfaces
 from fusionperc.models.pretraining import CellMotion, FusionPercPretraining
@@ -108,8 +107,7 @@ def radar_speed(radar: RadarReturns, grid: BevGrid) -> Tensor:
 
 def report_motion(scores: dict[str, dict[str, float]], path: Path) -> None:
     """Writes what `evaluate_motion` found as JSON and prints it."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(scores, indent=2) + "\n")
+    write_json(path, scores)
     if not scores:
         console.print("nothing moves on these key frames")
     for kind, title in (

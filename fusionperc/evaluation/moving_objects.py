@@ -6,7 +6,6 @@ where an object heads can only be told by its shape and by the road it is on.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -17,10 +16,10 @@ from fusionperc.console import console
 from fusionperc.data.masking import hide_past
 from fusionperc.data.unlabelled import collate_unlabelled
 from fusionperc.evaluation.likelihood import held_samples
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 from fusionperc.geometry import wrap_angle
 from fusionperc.measurements import UnlabelledBatch
-from fusionperc.models.detection import decode_dense
+from fusionperc.models.detection import at_peaks, decode
 from fusionperc.models.pretraining import FusionPercPretraining
 from fusionperc.types import Boxes, Detections
 from fusionperc.visualization.plots import draw_sheet
@@ -86,7 +85,7 @@ def boxed(
     inputs = hide_past(batch.inputs, 1.0, torch.Generator())[0] if is_moment else batch.inputs
     dense = model(inputs.to(device), batch.measured.horizon_s[:, :1].to(device)).objects
     assert dense is not None
-    return decode_dense(dense, model.config.detection.queries, _SURE)[0].to("cpu")
+    return decode(at_peaks(dense, model.config.detection.queries), _SURE)[0].to("cpu")
 
 
 def _errors(truth: Boxes, found: Detections) -> Tensor:
@@ -108,8 +107,7 @@ def _errors(truth: Boxes, found: Detections) -> Tensor:
 
 def report_objects(scores: dict[str, dict[str, float]], path: Path) -> None:
     """Writes what `evaluate_objects` found as JSON and prints it."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(scores, indent=2) + "\n")
+    write_json(path, scores)
     for name, row in scores.items():
         console.print(f"what moves, {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fusionperc.config import DataConfig
 from fusionperc.environment import versions
 from fusionperc.evaluation.planning import Means, PlannerScores, PlanningResult
 from fusionperc.evaluation.planning_protocols import DEFAULT_PROTOCOL, PROTOCOLS
-from fusionperc.files import whole_file
+from fusionperc.files import write_json
 
 _COLUMNS = ("1s", "2s", "3s", "avg")
 _LABELS = {"uniad": "UniAD", "st_p3": "ST-P3", "vad": "VAD", "bev_planner": "BEV-Planner", "fusionperc": "ours"}
@@ -56,8 +55,7 @@ def write_planning_report(
         "versions": versions(),
     }
     path = output / "report.json"
-    with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(path, content, allow_nan=False)
     return path
 
 

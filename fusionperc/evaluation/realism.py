@@ -9,7 +9,6 @@ distributions, 0 for the same distribution, 1 for samples that do not overlap.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from scipy.stats import ks_2samp
 
 from fusionperc.evaluation.lidar_sweep import NUM_BEAMS
 from fusionperc.evaluation.realism_measures import Group, Sample, Samples, Values
-from fusionperc.evaluation.submission import write_text
+from fusionperc.files import write_json
 
 Verdict = Literal["met", "missed", "few", "absent"]
 
@@ -145,7 +144,7 @@ def ring_table(simulated: Samples, real: Samples) -> Table:
 def write_rows(path: Path, rows: list[Row]) -> None:
     """Writes the rows as JSON, whole or not at all; a number that there is none of is null."""
     content = [asdict(row) for row in rows]
-    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_json(path, _finite(content), allow_nan=False)
 
 
 def _finite(value: object) -> object:

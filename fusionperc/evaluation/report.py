@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from fusionperc.config import DataConfig
 from fusionperc.environment import versions
 from fusionperc.evaluation.detection import MATCH_DISTANCES_M, TP_ERRORS, DetectionReport
 from fusionperc.evaluation.recall import MATCH_DISTANCE_M, MIN_LIDAR_POINTS, MIN_SCORE, Recall
-from fusionperc.evaluation.submission import write_text
+from fusionperc.files import write_json
 from fusionperc.visualization.plots import save_figure
 
 _CURVE_COLOURS = ("#d1495b", "#edae49", "#2e8b7a", "#30638e")
@@ -58,7 +57,7 @@ def write_report(
         "versions": versions(),
     }
     path = output / "report.json"
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(path, content, allow_nan=False)
     for subset, report in reports.items():
         draw_curves(report, output / f"precision_recall_{subset or 'submission'}.png")
     return path

@@ -68,17 +68,8 @@ def write_submission(
             separator = ",\n"
         yield "\n}}\n"
 
-    _write_pieces(path, pieces())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; its folder is made if missing."""
-    _write_pieces(path, [text])
-
-
-def _write_pieces(path: Path, pieces: Iterator[str] | list[str]) -> None:
     with whole_file(path) as part, part.open("w") as stream:
-        stream.writelines(pieces)
+        stream.writelines(pieces())
 
 
 def submission_boxes(token: str, detections: Detections, global_T_ego: Float[Tensor, "4 4"]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Source: Bai et al., "TransFusion" (CVPR 2022) for heatmap-initialised queries an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -133,20 +133,26 @@ class DetectionHead(nn.Module):
 
     def forward(self, bev: Float[Tensor, "batch channels x y"]) -> DetectionOutput:
         dense = self.dense(bev)
-        score, query_class, cell = heatmap_peaks(dense.heatmap_logits.detach().sigmoid(), self.queries)
-
+        peaks = at_peaks(dense, self.queries)
+        if not self.layers:
+            return peaks
         predictions: list[QueryPredictions] = []
         cells = dense.features.permute(0, 2, 3, 1)
-        rows = cells.flatten(1, 2)
-        content = rows.gather(1, cell[..., None].expand(-1, -1, rows.shape[-1]))
-        if self.layers:
-            content = content + self.class_embedding(query_class)
-            boxes = dense.boxes.gather(cell)
-            for layer in self.layers:
-                content, prediction = layer(content, boxes.detach(), cells)
-                predictions.append(prediction)
-                boxes = prediction.boxes
-        return DetectionOutput(dense.heatmap_logits, dense.boxes, cell, query_class, score, predictions, content)
+        content = peaks.query_content + self.class_embedding(peaks.query_class)
+        boxes = peaks.final_boxes()
+        for layer in self.layers:
+            content, prediction = layer(content, boxes.detach(), cells)
+            predictions.append(prediction)
+            boxes = prediction.boxes
+        return replace(peaks, layers=predictions, query_content=content)
+
+
+def at_peaks(dense: DensePredictions, count: int) -> DetectionOutput:
+    """The `count` highest peaks of the heatmap as queries that no decoder layer has refined."""
+    score, query_class, cell = heatmap_peaks(dense.heatmap_logits.detach().sigmoid(), count)
+    rows = dense.features.permute(0, 2, 3, 1).flatten(1, 2)
+    content = rows.gather(1, cell[..., None].expand(-1, -1, rows.shape[-1]))
+    return DetectionOutput(dense.heatmap_logits, dense.boxes, cell, query_class, score, [], content)
 
 
 def heatmap_peaks(
@@ -263,15 +269,6 @@ class NeighbourhoodAttention(nn.Module):
             attn_mask=inside.flatten(0, 1)[:, None, None],
         )
         return self.out(mixed.transpose(1, 2).reshape(batch, -1, channels))  # type: ignore[no-any-return]
-
-
-def decode_dense(dense: DensePredictions, count: int, score_threshold: float) -> list[Detections]:
-    """The boxes at the `count` highest peaks of each sample, best first; as `decode` of a head without decoder."""
-    score, query_class, cell = heatmap_peaks(dense.heatmap_logits.sigmoid(), count)
-    content = dense.features.flatten(2).transpose(1, 2)
-    content = content.gather(1, cell[..., None].expand(-1, -1, content.shape[-1]))
-    output = DetectionOutput(dense.heatmap_logits, dense.boxes, cell, query_class, score, [], content)
-    return decode(output, score_threshold)
 
 
 def decode(output: DetectionOutput, score_threshold: float) -> list[Detections]:

@@ -138,12 +138,12 @@ def box_losses(predicted: BoxParameters, truth: Boxes, count: int) -> dict[str, 
         predicted: one prediction per box of `truth`.
         count: what the sums are divided by (objects in the batch).
     """
-    known = torch.isfinite(truth.yaw_rad)
-    yaw = torch.stack([truth.yaw_rad.sin(), truth.yaw_rad.cos()], dim=-1)[known]
+    headed = torch.isfinite(truth.yaw_rad)
+    yaw = torch.stack([truth.yaw_rad.sin(), truth.yaw_rad.cos()], dim=-1)[headed]
     box = (
         (predicted.center_m.float() - truth.center_m).abs().sum()
         + (predicted.log_size.float() - truth.size_lwh_m.clamp(min=1e-2).log()).abs().sum()
-        + (predicted.sin_cos.float()[known] - yaw).abs().sum()
+        + (predicted.sin_cos.float()[headed] - yaw).abs().sum()
     )
     known = torch.isfinite(truth.velocity_mps).all(dim=1)
     velocity = (predicted.velocity_mps.float()[known] - truth.velocity_mps[known]).abs().sum()

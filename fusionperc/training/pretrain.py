@@ -70,11 +70,11 @@ class Pretraining(TrainingModule):
             masked.hidden,
             belongs,
             generator,
-            batch.surfaces,
-            batch.objects,
-            masked.is_whole,
-            masked.has_past,
-            seen,
+            surfaces=batch.surfaces,
+            objects=batch.objects,
+            is_whole=masked.is_whole,
+            has_past=masked.has_past,
+            seen=seen,
         )
 
 

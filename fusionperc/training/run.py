@@ -10,7 +10,6 @@ RUN/cache/             index of the data set
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader
 from fusionperc.config import Config, ConfigError
 from fusionperc.data.loading import make_loader
 from fusionperc.environment import versions
-from fusionperc.files import whole_file
+from fusionperc.files import whole_file, write_json
 from fusionperc.training.checkpoints import read_checkpoint
 from fusionperc.training.finetune import Finetuning
 from fusionperc.training.planning_stage import PlanningStage, planning_loader
@@ -84,8 +83,7 @@ def fit(
     last = last_checkpoint(config)
     with whole_file(config.run.dir / "config.yaml") as part:
         part.write_text(config.to_yaml())
-    with whole_file(config.run.dir / "versions.json") as part:
-        part.write_text(json.dumps(versions(), indent=2) + "\n")
+    write_json(config.run.dir / "versions.json", versions())
     log.info(
         "training %s for %d steps on %s: %.1f M parameters, run folder %s",
         config.model.sensors,
