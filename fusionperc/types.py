@@ -19,29 +19,15 @@ from fusionperc.geometry import box_corners, rotation_from_yaw, transform_points
 
 #: The ten detection classes, in the order of every class index of this package.
 CLASSES = (
-    "car",
-    "truck",
-    "bus",
-    "trailer",
-    "construction_vehicle",
-    "pedestrian",
-    "motorcycle",
-    "bicycle",
-    "traffic_cone",
+    "car", "truck", "bus", "trailer", "construction_vehicle", "pedestrian", "motorcycle", "bicycle", "traffic_cone",
     "barrier",
-)
+)  # fmt: skip
 
 #: The eight attributes of nuScenes, in the order of every attribute index; -1 means none.
 ATTRIBUTES = (
-    "vehicle.moving",
-    "vehicle.parked",
-    "vehicle.stopped",
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "pedestrian.moving",
-    "pedestrian.standing",
-    "pedestrian.sitting_lying_down",
-)
+    "vehicle.moving", "vehicle.parked", "vehicle.stopped", "cycle.with_rider", "cycle.without_rider",
+    "pedestrian.moving", "pedestrian.standing", "pedestrian.sitting_lying_down",
+)  # fmt: skip
 
 #: Attributes a class may carry (indices into `ATTRIBUTES`); cones and barriers carry none.
 CLASS_ATTRIBUTES: dict[str, tuple[int, ...]] = {
@@ -71,6 +57,9 @@ LIDAR_FEATURES = ("intensity", "time_delta_s")
 #: Columns of a radar point's features: radar cross section in dBsm, velocity over ground along ego x and y (only its
 #: radial part is measured), age.
 RADAR_FEATURES = ("rcs_dbsm", "vx_mps", "vy_mps", "time_delta_s")
+
+#: Columns of `SensorInputs.doppler_motion`: along the heading, counter-clockwise.
+DOPPLER_MOTION = ("speed_mps", "acceleration_mps2", "yaw_rate_radps")
 
 #: The 18 fields of a nuScenes radar file.
 RADAR_DTYPE = np.dtype(
@@ -220,12 +209,15 @@ class SensorInputs(TensorRecord):
         cameras, radar, lidar: None where the sensor is absent from the whole batch.
         present: (B, 3) bool in the order of `SENSORS`: absent from one sample is False; a sensor that is present and
             saw nothing is True.
+        doppler_motion: (B, 3) the ego's `DOPPLER_MOTION` as its radars measured it, NaN where they did not; None where
+            there is no radar in the whole batch or nobody asks.
     """
 
     cameras: CameraInputs | None
     radar: Points | None
     lidar: Points | None
     present: Tensor
+    doppler_motion: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shape(self, "present", self.present, (None, 3), floating=False)
@@ -239,6 +231,8 @@ class SensorInputs(TensorRecord):
             size = value.images.shape[0] if isinstance(value, CameraInputs) else value.batch_size
             if size != self.batch_size:
                 raise ValueError(f"SensorInputs.{name} holds {size} samples, `present` {self.batch_size}")
+        if self.doppler_motion is not None:
+            check_shape(self, "doppler_motion", self.doppler_motion, (self.batch_size, 3), floating=True)
 
     @property
     def batch_size(self) -> int:
@@ -252,6 +246,7 @@ class SensorInputs(TensorRecord):
             radar=self.radar if "radar" in sensors else None,
             lidar=self.lidar if "lidar" in sensors else None,
             present=self.present & keep,
+            doppler_motion=self.doppler_motion if "radar" in sensors else None,
         )
 
 

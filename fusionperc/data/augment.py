@@ -24,7 +24,7 @@ from fusionperc.config import AugmentationConfig
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import Sample
 from fusionperc.geometry import project_points, rigid, rotation_from_yaw, transform_points, wrap_angle
-from fusionperc.types import CAMERAS, COMMANDS, Batch, Boxes, CameraInputs, Points, SensorInputs, Targets
+from fusionperc.types import CAMERAS, COMMANDS, EGO_STATUS, Batch, Boxes, CameraInputs, Points, SensorInputs, Targets
 
 #: Side of a cell of the depth targets, px: the stride of the camera features.
 DEPTH_STRIDE = 16
@@ -123,9 +123,9 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         whole = transform_points(matrix.float(), sample.lidar.xyz_m[: sample.num_keyframe_points])
         depth_m = depth_targets(whole, sample.intrinsics, camera_T_ego, (height, width))
         depth_m = (depth_m * sample.camera_present[:, None, None])[None]
-    inputs = SensorInputs(
-        cameras, _moved_points(sample.radar, matrix, velocity=slice(1, 3)), lidar, sample.present[None]
-    )
+    radar = _moved_points(sample.radar, matrix, velocity=slice(1, 3))
+    doppler = None if sample.doppler_motion is None else _moved_motion(sample.doppler_motion, augmentation)[None]
+    inputs = SensorInputs(cameras, radar, lidar, sample.present[None], doppler)
     targets = Targets(
         boxes=[moved_boxes(sample.boxes, augmentation)],
         num_points=[sample.num_points],
@@ -133,7 +133,7 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         ego_past_m=moved_trajectory(sample.ego_past_m, matrix)[None],
         ego_future_m=moved_trajectory(sample.ego_future_m, matrix)[None],
         command=torch.tensor([_moved_command(sample.command, augmentation.is_mirrored)]),
-        can_bus=_moved_can_bus(sample.can_bus, augmentation)[None],
+        can_bus=_moved_motion(sample.can_bus, augmentation)[None],
         is_labelled=torch.tensor([sample.is_labelled]),
     )
     return Batch(inputs, targets, [sample.token])
@@ -228,7 +228,9 @@ def _moved_command(command: int, is_mirrored: bool) -> int:
     return COMMANDS.index(swapped[COMMANDS[command]])
 
 
-def _moved_can_bus(can_bus: Tensor, augmentation: Augmentation) -> Tensor:
-    """Lateral acceleration and yaw rate, in the vehicle's own axes, change sign in a mirrored world; lengths scale."""
+def _moved_motion(motion: Tensor, augmentation: Augmentation) -> Tensor:
+    """`EGO_STATUS` or `DOPPLER_MOTION`: in the vehicle's own axes what is lateral or turns changes sign in a mirrored
+    world; lengths scale."""
     sign, scale = (-1.0 if augmentation.is_mirrored else 1.0), augmentation.scale
-    return can_bus * torch.tensor([scale, scale, scale * sign, sign], dtype=can_bus.dtype)
+    factors = [scale, scale, scale * sign, sign] if len(motion) == len(EGO_STATUS) else [scale, scale, sign]
+    return motion * torch.tensor(factors, dtype=motion.dtype)

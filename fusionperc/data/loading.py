@@ -306,6 +306,7 @@ def collate_inputs(inputs: Sequence[SensorInputs]) -> SensorInputs:
         radar=_collate_points([item.radar for item in inputs]),
         lidar=_collate_points([item.lidar for item in inputs]),
         present=torch.cat([item.present for item in inputs]),
+        doppler_motion=stacked([item.doppler_motion for item in inputs], absent=torch.nan),
     )
 
 
@@ -337,9 +338,9 @@ def _collate_cameras(items: list[CameraInputs | None]) -> CameraInputs | None:
     )
 
 
-def stacked(items: Sequence[Tensor | None]) -> Tensor | None:
-    """Tensors of single samples as one, zeros where there is none."""
+def stacked(items: Sequence[Tensor | None], absent: float = 0.0) -> Tensor | None:
+    """Tensors of single samples as one, full of `absent` where there is none."""
     first = next((item for item in items if item is not None), None)
     if first is None:
         return None
-    return torch.cat([torch.zeros_like(first) if item is None else item for item in items])
+    return torch.cat([torch.full_like(first, absent) if item is None else item for item in items])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionperc.config import DataConfig
+from fusionperc.data.doppler import DopplerScan, doppler_scan, ego_motion
 from fusionperc.data.errors import DataError
 from fusionperc.data.index import CAMERA_COLUMNS, LIDAR_COLUMN, RADAR_COLUMNS, Index, pose_matrix
 from fusionperc.data.pictures import PictureCrop, read_picture
@@ -92,7 +93,7 @@ class SensorFiles:
             DataError: as `NuScenesDrives.read`.
         """
         lidar, num_keyframe_points = self.lidar(sample, exists) if "lidar" in sensors else (None, 0)
-        radar = self.radar(sample, exists) if "radar" in sensors else None
+        radar, doppler_motion = self.radar(sample, exists) if "radar" in sensors else (None, None)
         images, camera_present, intrinsics, camera_T_ego = self.cameras(
             sample, exists, crops, has_pictures="camera" in sensors
         )
@@ -105,7 +106,9 @@ class SensorFiles:
                 f"sample {token} of {drive}: no file of any sensor ({', '.join(sensors)}) is there, such as {first}: "
                 "fetch them, or set data.missing=skip"
             )
-        return Readings(images, camera_present, intrinsics, camera_T_ego, lidar, num_keyframe_points, radar, present)
+        return Readings(
+            images, camera_present, intrinsics, camera_T_ego, lidar, num_keyframe_points, radar, doppler_motion, present
+        )
 
     def lidar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, int]:
         """Sweeps, newest first, and how many points the key frame's own has.
@@ -133,18 +136,22 @@ class SensorFiles:
             features.append(columns)
         return _points(np.concatenate(xyz), np.concatenate(features)), len(xyz[0])
 
-    def radar(self, sample: int, exists: NDArray[np.bool_]) -> Points | None:
-        """All radars that are there; a radar's velocity over ground turns with its frame, its vertical part is none."""
+    def radar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, Tensor | None]:
+        """All radars that are there, and the ego's motion that their Doppler tells.
+
+        A radar's velocity over ground turns with its frame, its vertical part is none.
+        """
         columns = [column for column in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if exists[column]]
         if not columns:
-            return None
+            return None, None
         runs = [self._sweeps(sample, column, self.config.radar_sweeps) for column in columns]
         rows = [row for run in runs for row in run]
         key_frames = {run[0] for run in runs}
-        ego_T_sensor = self.ego_T_sensor(sample, rows)[0].float().numpy()
+        ego_T_sensor, own_T_sensor = self.ego_T_sensor(sample, rows)
         xyz: list[NDArray[np.float32]] = []
         features: list[NDArray[np.float32]] = []
-        for row, transform in zip(rows, ego_T_sensor, strict=True):
+        scans: list[DopplerScan] = []
+        for row, transform, calibration in zip(rows, ego_T_sensor.float().numpy(), own_T_sensor.numpy(), strict=True):
             file = self.file(row)
             if self.is_absent(file, row in key_frames):
                 continue
@@ -152,9 +159,11 @@ class SensorFiles:
             rotation = transform[:3, :3]
             xyz.append(np.stack([points["x"], points["y"], points["z"]], 1) @ rotation.T + transform[:3, 3])
             velocity = np.stack([points["vx_comp"], points["vy_comp"]], 1) @ rotation[:2, :2].T
-            age = np.full(len(points), self.age_s(sample, row))
+            age_s = self.age_s(sample, row)
+            age = np.full(len(points), age_s)
             features.append(np.column_stack([points["rcs"], velocity, age]).astype(np.float32))
-        return _points(np.concatenate(xyz), np.concatenate(features))
+            scans.append(doppler_scan(points, calibration, age_s))
+        return _points(np.concatenate(xyz), np.concatenate(features)), torch.from_numpy(ego_motion(scans))
 
     def cameras(
         self, sample: int, exists: NDArray[np.bool_], crops: Sequence[PictureCrop] | None, *, has_pictures: bool

@@ -3,8 +3,9 @@
 Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
 the bird's-eye view with the drivable area, read off it or given by a map, and gives accelerations and curvatures of a
 vehicle that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first
-speed is the told one, or else what the LiDAR's sweeps, laid side by side, tell. How much of what it learns changes the
-network that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection learns as if none were planned.
+motion is the told one, or else what the radars' Doppler tells, or else the LiDAR's sweeps, laid side by side. How much
+of what it learns changes the network that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection
+learns as if none were planned.
 
 Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
 agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
@@ -77,8 +78,8 @@ class PlanningOutput:
             variants of `EgoInputs`.
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
-        ego_motion: (B, 3) the ego's present speed (m/s), acceleration (m/s^2) and turn rate (rad/s) as the sensors tell
-            them, whether they were given or not.
+        ego_motion: (B, 3) the ego's present speed (m/s), acceleration (m/s^2) and turn rate (rad/s) as the LiDAR's
+            sweeps tell them, whether radar or ego status tell them better or not.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on, as the sensors tell, whether a map is given or not.
     """
@@ -136,6 +137,7 @@ class PlanningHead(nn.Module):
         detection: DetectionOutput,
         ego: EgoInputs,
         sweeps: Float[Tensor, "batch ages near_x near_y"] | None = None,
+        doppler_motion: Float[Tensor, "batch 3"] | None = None,
     ) -> PlanningOutput:
         """Plans for every sample, or for G variants of each: `ego` then holds G * B, all samples of a variant together.
 
@@ -144,11 +146,13 @@ class PlanningHead(nn.Module):
             detection: of the same samples.
             ego: what the ego is told.
             sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
+            doppler_motion: as in `SensorInputs`.
         """
         bev = weakened_gradient(bev, self.shared_gradient)
         content = weakened_gradient(detection.query_content, self.shared_gradient)
         map_logits = self.map(bev)
         near = self.near(sweeps, bev.shape[0])
+        # What the plan learns does not change what is sensed: that learns from the recorded motion alone.
         ego_motion = _sensed_motion(self.ego_motion(near).float())
         tokens, motion, is_absent = self.agents(replace(detection, query_content=content))
         area = map_logits.sigmoid()
@@ -157,7 +161,8 @@ class PlanningHead(nn.Module):
             area = torch.where(known.isfinite(), known.to(area.dtype), area)
         scene = self.scene(torch.cat([bev, area], 1))
         variants = ego.command.shape[0] // bev.shape[0]
-        sensed = ego_motion.repeat(variants, 1)
+        sensed = ego_motion.detach() if doppler_motion is None else _known_or(doppler_motion, ego_motion.detach())
+        sensed = sensed.repeat(variants, 1)
         queries = self.ego(ego, near.repeat(variants, 1), sensed)
         tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
         scene = scene.repeat(variants, 1, 1)
@@ -194,15 +199,15 @@ def _sensed_motion(raw: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
     return torch.stack([F.softplus(raw[:, 0] + 1.0) * 2.0, raw[:, 1], raw[:, 2] * 0.1], -1)
 
 
+def _known_or(values: Float[Tensor, "batch 3"], others: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
+    return torch.where(values.isfinite(), values.to(others.dtype), others)
+
+
 def _present_motion(
     status: Float[Tensor, "batch 4"], sensed: Float[Tensor, "batch 3"]
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
-    """The first speed, and the acceleration and curvature that the vehicle has now: as told, else as the sensors tell.
-
-    What the plan learns does not change what is sensed: that learns from the recorded motion alone.
-    """
-    told = status[:, [0, 1, 3]]
-    speed, acceleration, turn_rate = torch.where(told.isfinite(), told, sensed.detach()).unbind(-1)
+    """The first speed, and the acceleration and curvature that the vehicle has now: as told, else as sensed."""
+    speed, acceleration, turn_rate = _known_or(status[:, [0, 1, 3]], sensed).unbind(-1)
     curvature = turn_rate / speed.clamp(min=_LEAST_TURNING_MPS)
     acceleration = acceleration.clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
     return speed.clamp(min=0.0), torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
@@ -385,7 +390,7 @@ class EgoQueries(nn.Module):
         status = torch.where(is_known.any(1, keepdim=True), told, self.unknown_status_embedding.to(told.dtype))
         command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
         units = near.new_tensor([_STATUS_SCALE[0], _STATUS_SCALE[1], _STATUS_SCALE[3]])
-        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), *(sensed.detach() / units).unbind(-1)], -1)
+        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), *(sensed / units).unbind(-1)], -1)
         query: Tensor = near + status + command + self.motion(heading)
         return query[:, None] + self.mode_embedding.weight
 

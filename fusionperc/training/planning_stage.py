@@ -22,7 +22,7 @@ from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.training.finetune import Finetuning
-from fusionperc.types import Batch, SensorInputs
+from fusionperc.types import DOPPLER_MOTION, Batch, SensorInputs
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,13 @@ _TOLD_EVERY = 100
 
 @dataclass(frozen=True)
 class Seen:
-    """What the planning head is given of samples: fused map, detections, sweeps side by side (zeros without LiDAR)."""
+    """What the planning head is given of samples: fused map, detections, sweeps side by side (zeros without LiDAR), the
+    ego's motion as Doppler tells it (NaN without radar)."""
 
     bev: Tensor
     detection: DetectionOutput
     sweeps: Tensor
+    doppler_motion: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class PlanningStage(Finetuning):
         head = self.model.planning
         assert head is not None and batch.batch.ego is not None
         ego = self.told(batch.batch.ego)
-        planned = head(batch.seen.bev.float(), batch.seen.detection, ego, batch.seen.sweeps.float())
-        losses = self.planning_objective(planned, batch.seen.detection, batch.batch.targets)
+        seen = batch.seen
+        planned = head(seen.bev.float(), seen.detection, ego, seen.sweeps.float(), seen.doppler_motion)
+        losses = self.planning_objective(planned, seen.detection, batch.batch.targets)
         losses["total"] = losses["plan_total"]
         return self.logged(losses, len(batch))
 
@@ -121,11 +124,13 @@ def look(module: Finetuning, batch: Batch, device: torch.device) -> list[SeenBat
     model(inputs.to(device), batch.ego.to(device))
     model.train(was_training)
     hook.remove()
-    bev, detection, _, sweeps = given
+    bev, detection, _, sweeps, doppler_motion = given
     if sweeps is None:
         stack = model.planning.near
         sweeps = torch.zeros(len(batch), stack.ages, stack.cells, stack.cells)
-    seen = Seen(bev.to(torch.bfloat16), _slim(detection), sweeps.half())
+    if doppler_motion is None:
+        doppler_motion = torch.full((len(batch), len(DOPPLER_MOTION)), torch.nan)
+    seen = Seen(bev.to(torch.bfloat16), _slim(detection), sweeps.half(), doppler_motion)
     bare = replace(batch, inputs=SensorInputs(None, None, None, torch.zeros(len(batch), 3, dtype=torch.bool)))
     return [
         SeenBatch(_sample(bare, index), _each(seen, lambda tensor, i=index: tensor[i : i + 1].cpu().clone()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,9 @@ class FolderWriter:
             path.write_bytes(np.concatenate([points, own]).tobytes())
             return
         velocity = sensor_T_global[:2, :2] @ np.array([1.0, 2.0])
-        path.write_bytes(radar_file(xyz, velocity))
+        before, after = (ego_pose((time_us - start) * 1e-6 + dt) @ calibration(channel)[0] for dt in (-1e-3, 1e-3))
+        own_velocity = sensor_T_global[:2, :3] @ (after - before)[:3, 3] / 2e-3
+        path.write_bytes(radar_file(xyz, velocity, own_velocity))
 
     def write(self, splits: dict[str, list[str]] | None = None, leave_out: tuple[str, ...] = ()) -> Path:
         folder = self.root / self.version
@@ -165,11 +167,15 @@ def _pose(matrix: np.ndarray) -> dict[str, list[float]]:
     return {"translation": matrix[:3, 3].tolist(), "rotation": list(Quaternion(matrix=matrix))}
 
 
-def radar_file(xyz: np.ndarray, velocity: np.ndarray, **header: str) -> bytes:
-    """A binary PCD file with nuScenes' fields; `header` replaces lines."""
+def radar_file(
+    xyz: np.ndarray, velocity: np.ndarray, own_velocity: Sequence[float] = (0.0, 0.0), **header: str
+) -> bytes:
+    """A binary PCD file with nuScenes' fields, whose raw Doppler is of standing points; `header` replaces lines."""
     points = np.zeros(len(xyz), dtype=RADAR_DTYPE)
     points["x"], points["y"], points["z"] = xyz.T
     points["vx_comp"], points["vy_comp"], points["rcs"], points["ambig_state"] = *velocity, 7.5, 3
+    along = xyz[:, :2] / np.maximum(np.linalg.norm(xyz[:, :2], axis=1, keepdims=True), 1e-9)
+    points["vx"], points["vy"] = (along * -(along @ np.asarray(own_velocity))[:, None]).T
     names = RADAR_DTYPE.names or ()
     lines = {
         "VERSION": "0.7",

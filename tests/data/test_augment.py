@@ -130,12 +130,13 @@ def test_points_stay_in_their_boxes_and_velocities_turn(written_folder: Path, se
 
 
 @pytest.mark.parametrize(("flips", "swaps"), [((1, 1), False), ((1, -1), True), ((-1, 1), True), ((-1, -1), False)])
-def test_plan_command_and_can_bus_follow_the_mirror(written_folder: Path, flips: tuple[int, int], swaps: bool) -> None:
+def test_what_the_ego_does_follows_the_mirror(written_folder: Path, flips: tuple[int, int], swaps: bool) -> None:
     none = Augmentation.none()
     sample = read(written_folder, none, index=2)  # the last sample with 3 s of recorded future
     assert sample.command == COMMANDS.index("left")
     matrix = torch.diag(torch.tensor([*flips, 1.0, 1.0], dtype=torch.float64))
-    targets = apply(sample, replace(none, augmented_T_ego=matrix)).targets
+    batch = apply(sample, replace(none, augmented_T_ego=matrix))
+    targets = batch.targets
     assert COMMANDS[int(targets.command)] == ("right" if swaps else "left")
     future = sample.ego_future_m[:6]
     torch.testing.assert_close(targets.ego_future_m[0, :6, :2], future[:, :2] * torch.tensor(flips))
@@ -144,6 +145,8 @@ def test_plan_command_and_can_bus_follow_the_mirror(written_folder: Path, flips:
     torch.testing.assert_close(wrap_angle(heading - expected), torch.zeros(6), atol=1e-6, rtol=0)
     sign = -1 if swaps else 1
     torch.testing.assert_close(targets.can_bus[0], sample.can_bus * torch.tensor([1, 1, sign, sign]))
+    assert sample.doppler_motion is not None and batch.inputs.doppler_motion is not None
+    torch.testing.assert_close(batch.inputs.doppler_motion[0], sample.doppler_motion * torch.tensor([1, 1, sign]))
     assert torch.isnan(targets.ego_past_m[0, 0]).all() == torch.isnan(sample.ego_past_m[0]).all()
 
 

@@ -44,12 +44,16 @@ def heads() -> tuple[DetectionHead, PlanningHead]:
 
 
 def run(
-    heads: tuple[DetectionHead, PlanningHead], bev: Tensor, told: EgoInputs, lidar: Points | None = None
+    heads: tuple[DetectionHead, PlanningHead],
+    bev: Tensor,
+    told: EgoInputs,
+    lidar: Points | None = None,
+    doppler_motion: Tensor | None = None,
 ) -> PlanningOutput:
     with torch.no_grad():
         found: DetectionOutput = heads[0](bev)
         sweeps = None if lidar is None else heads[1].near.counts(lidar)
-        planned: PlanningOutput = heads[1](bev, found, told, sweeps)
+        planned: PlanningOutput = heads[1](bev, found, told, sweeps, doppler_motion)
     return planned
 
 
@@ -107,6 +111,22 @@ def test_a_told_speed_is_the_plans_first_and_an_untold_one_is_read_off_the_scene
     blind = run(heads, bev, ego(speed=8.0).without_status())
     other = run(heads, bev, ego(speed=0.0).without_status())
     torch.testing.assert_close(blind.waypoints, other.waypoints)
+
+
+def test_doppler_tells_the_first_motion_where_no_status_does(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor
+) -> None:
+    """As a told speed would; what it leaves open the sweeps tell; a told status is believed first."""
+    torch.nn.init.zeros_(heads[1].controls[-1].weight)
+    measured = torch.tensor([[9.0, -2.0, 0.0], [math.nan, math.nan, math.nan]])
+    planned = run(heads, bev, ego().without_status(), doppler_motion=measured)
+    first_m = float(planned.waypoints[0, 0, 0, 0])
+    assert first_m == pytest.approx((9.0 - 2.0 * 0.25) * 0.5, abs=0.05)
+    alone = run(heads, bev, ego().without_status())
+    torch.testing.assert_close(planned.waypoints[1], alone.waypoints[1])
+    torch.testing.assert_close(planned.ego_motion, alone.ego_motion)
+    told = run(heads, bev, ego(), doppler_motion=measured)
+    assert float(told.waypoints[0, 0, 0, 0]) == pytest.approx(5.0 * 0.5, abs=0.05)
 
 
 def test_a_given_map_takes_the_place_of_the_learnt_one_where_it_is_known(bev: Tensor) -> None:
