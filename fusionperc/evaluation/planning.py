@@ -162,7 +162,7 @@ def baseline_planners(
 
     Args:
         scenes: to plan for.
-        train: the perceptron learns from its `train_split`: what a model beside it learnt from.
+        train: the perceptron learns from its `train_split` and `drives`: what a model beside it learnt from.
         seed: of the perceptron.
 
     Returns:
@@ -184,9 +184,13 @@ def baseline_planners(
 
 
 def _training_samples(data: DataConfig) -> tuple[list[Surroundings], list[int]]:
-    """All key frames of `data.train_split` and their commands."""
-    drives = open_tables(data.model_copy(update={"scenes": None}), data.train_split)
-    items = [drives.surroundings(index) for index in range(len(drives))]
+    """All key frames of `data.train_split` and of the further `data.drives`, and their commands."""
+    whole = data.model_copy(update={"scenes": None})
+    parts = [open_tables(whole, data.train_split)]
+    for further in data.drives:
+        there = whole.model_copy(update={"root": further.root, "version": further.version})
+        parts.append(open_tables(there, further.split))
+    items = [drives.surroundings(index) for drives in parts for index in range(len(drives))]
     return items, [command_of(item, data.command) for item in items]
 
 

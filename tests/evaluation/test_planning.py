@@ -16,7 +16,7 @@ from planning_cases import agent, scene, straight
 
 from fusionperc.config import build_config
 from fusionperc.data.nuscenes import DataError, NuScenesDrives
-from fusionperc.evaluation.planning import Planner, open_tables, scorable_scenes, score_planners
+from fusionperc.evaluation.planning import Planner, baseline_planners, open_tables, scorable_scenes, score_planners
 from fusionperc.evaluation.planning_baselines import (
     EgoStatusPlanner,
     constant_turn_and_acceleration,
@@ -68,6 +68,17 @@ def test_the_perceptron_learns_what_status_and_command_tell() -> None:
     assert np.abs(left[:, 1] - np.arange(1, 9)).max() < 0.5
     with pytest.raises(ValueError, match="at least 100 key frames"):
         EgoStatusPlanner(train[:50], commands[:50])
+
+
+def test_the_perceptron_learns_from_all_drives_that_a_model_beside_it_learns_from(tiny_drives: Path) -> None:
+    """Far too few, which it says, counting them."""
+    one = {"root": str(tiny_drives), "version": "v1.0-mini"}
+    counts = []
+    for drives in ([], [one], [one, one]):
+        data = build_config({"data": {**one, "train_split": "all", "drives": drives}}).data
+        _, notes = baseline_planners([], data)
+        counts.append(int(notes[0].split(" are there")[0].split()[-1]))
+    assert counts == [counts[0], 2 * counts[0], 3 * counts[0]] and counts[0] > 0
 
 
 # -- situations -------------------------------------------------------------------------------------------------------
