@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -118,8 +119,11 @@ def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
 
 def predict_plans(
     model: FusionPerc, loader: DataLoader[Batch], variants: Sequence[Variant], device: torch.device | str
-) -> dict[str, dict[str, Array]]:
+) -> tuple[dict[str, dict[str, Array]], dict[str, list[float]]]:
     """The likeliest plan (8, 3) of every sample, by variant's name and sample token; each batch is read once.
+
+    Beside them, by the variants' sensors, how far off the ego's motion is that these tell: mean errors of speed (m/s),
+    acceleration (m/s^2) and turn rate (rad/s) where the CAN bus has them.
 
     Args:
         model: in evaluation mode, on `device`, with a planning head.
@@ -128,6 +132,7 @@ def predict_plans(
         device: where the model is.
     """
     found: dict[str, dict[str, Array]] = {variant.name: {} for variant in variants}
+    off: dict[str, list[torch.Tensor]] = {variant.sensors: [] for variant in variants}
     with torch.inference_mode():
         for batch in loader:
             assert batch.ego is not None
@@ -138,12 +143,13 @@ def predict_plans(
                     inputs = blank(batch.inputs)
                 output = model(inputs.to(device), batch.ego.and_without_status().to(device)).planning
                 assert output is not None
+                off[sensors].append((output.sensed_motion.cpu() - batch.targets.can_bus[:, [0, 1, 3]]).abs())
                 with_status, without = output.best().double().cpu().numpy().reshape(2, len(batch), -1, 3)
                 for variant in variants:
                     if variant.sensors == sensors:
                         plans = with_status if variant.with_status else without
                         found[variant.name] |= dict(zip(batch.sample_tokens, plans, strict=True))
-    return found
+    return found, {sensors: torch.cat(errors).nanmean(0).tolist() for sensors, errors in off.items()}
 
 
 def evaluate_plans(
@@ -175,12 +181,18 @@ def evaluate_plans(
     loader = drives_loader(config, drives, places)
     train = trained.model_copy(update={"command": config.data.command})
     planners, notes = baseline_planners(scenes, train, seed=config.train.seed)
-    plans = predict_plans(model, loader, variants, device)
+    plans, motion_errors = predict_plans(model, loader, variants, device)
     head = model.planning
     is_map_given = head is not None and head.is_map_given and any(s.surroundings.drivable is not None for s in scenes)
     planners += [
         Planner(variant.name, plans[variant.name], variant.with_status, uses_command=True, uses_map=is_map_given)
         for variant in variants
+    ]
+    notes += [
+        f"the ego's motion as {sensors} tells it, mean error: speed {speed:.2f} m/s, acceleration "
+        f"{acceleration:.2f} m/s2, turn rate {turn_rate:.3f} rad/s"
+        for sensors, (speed, acceleration, turn_rate) in motion_errors.items()
+        if math.isfinite(speed)
     ]
     if max(config.data.lidar_sweeps, config.data.radar_sweeps) > 1:
         notes.append(

@@ -78,8 +78,9 @@ class PlanningOutput:
             variants of `EgoInputs`.
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
-        ego_motion: (B, 3) the ego's present speed (m/s), acceleration (m/s^2) and turn rate (rad/s) as the LiDAR's
-            sweeps tell them, whether radar or ego status tell them better or not.
+        sweep_motion: (B, 3) `DOPPLER_MOTION`, the ego's present motion, as the LiDAR's sweeps tell it.
+        sensed_motion: (B, 3) the same as all sensors tell it, without gradient: measured by Doppler where there is
+            radar. Plans start with it where no ego status is told.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on, as the sensors tell, whether a map is given or not.
     """
@@ -87,7 +88,8 @@ class PlanningOutput:
     waypoints: Tensor
     acceleration_mps2: Tensor
     mode_logits: Tensor
-    ego_motion: Tensor
+    sweep_motion: Tensor
+    sensed_motion: Tensor
     motion: MotionOutput
     map_logits: Tensor
 
@@ -153,7 +155,7 @@ class PlanningHead(nn.Module):
         map_logits = self.map(bev)
         near = self.near(sweeps, bev.shape[0])
         # What the plan learns does not change what is sensed: that learns from the recorded motion alone.
-        ego_motion = _sensed_motion(self.ego_motion(near).float())
+        sweep_motion = _as_motion(self.ego_motion(near).float())
         tokens, motion, is_absent = self.agents(replace(detection, query_content=content))
         area = map_logits.sigmoid()
         if self.is_map_given:
@@ -161,8 +163,10 @@ class PlanningHead(nn.Module):
             area = torch.where(known.isfinite(), known.to(area.dtype), area)
         scene = self.scene(torch.cat([bev, area], 1))
         variants = ego.command.shape[0] // bev.shape[0]
-        sensed = ego_motion.detach() if doppler_motion is None else _known_or(doppler_motion, ego_motion.detach())
-        sensed = sensed.repeat(variants, 1)
+        sensed_motion = sweep_motion.detach()
+        if doppler_motion is not None:
+            sensed_motion = _known_or(doppler_motion, sensed_motion)
+        sensed = sensed_motion.repeat(variants, 1)
         queries = self.ego(ego, near.repeat(variants, 1), sensed)
         tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
         scene = scene.repeat(variants, 1, 1)
@@ -178,7 +182,8 @@ class PlanningHead(nn.Module):
             waypoints=waypoints,
             acceleration_mps2=acceleration,
             mode_logits=self.score(normed).squeeze(-1).float(),
-            ego_motion=ego_motion,
+            sweep_motion=sweep_motion,
+            sensed_motion=sensed_motion,
             motion=motion,
             map_logits=map_logits.squeeze(1).float(),
         )
@@ -194,7 +199,7 @@ def raw_scale(device: torch.device) -> Float[Tensor, "2 1"]:
     return torch.tensor([[1.0], [_CURVATURE_UNIT_PER_M]], device=device)
 
 
-def _sensed_motion(raw: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
+def _as_motion(raw: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
     """Speed, never backwards, acceleration and turn rate of raw numbers of about one."""
     return torch.stack([F.softplus(raw[:, 0] + 1.0) * 2.0, raw[:, 1], raw[:, 2] * 0.1], -1)
 

@@ -124,7 +124,8 @@ def test_doppler_tells_the_first_motion_where_no_status_does(
     assert first_m == pytest.approx((9.0 - 2.0 * 0.25) * 0.5, abs=0.05)
     alone = run(heads, bev, ego().without_status())
     torch.testing.assert_close(planned.waypoints[1], alone.waypoints[1])
-    torch.testing.assert_close(planned.ego_motion, alone.ego_motion)
+    torch.testing.assert_close(planned.sweep_motion, alone.sweep_motion)
+    torch.testing.assert_close(planned.sensed_motion, torch.stack([measured[0], alone.sweep_motion[1]]))
     told = run(heads, bev, ego(), doppler_motion=measured)
     assert float(told.waypoints[0, 0, 0, 0]) == pytest.approx(5.0 * 0.5, abs=0.05)
 
@@ -173,11 +174,11 @@ def test_sweeps_lie_side_by_side_around_the_ego(heads: tuple[DetectionHead, Plan
 
 def test_the_speed_is_read_off_the_sweeps(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
     """Sweeps matter, each sample's own; without any return of any age it is as if there were no LiDAR."""
-    none = run(heads, bev, ego().without_status(), returns()).ego_motion
-    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).ego_motion
+    none = run(heads, bev, ego().without_status(), returns()).sweep_motion
+    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).sweep_motion
     torch.testing.assert_close(seen[0], none[0])
     assert not torch.allclose(seen[1], none[1])
-    torch.testing.assert_close(run(heads, bev, ego().without_status()).ego_motion, none)
+    torch.testing.assert_close(run(heads, bev, ego().without_status()).sweep_motion, none)
 
 
 def test_variants_of_a_batch_are_planned_side_by_side(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:

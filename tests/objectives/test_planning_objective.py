@@ -60,7 +60,8 @@ def output(plans: Tensor, places: Tensor, score: float = 0.9) -> PlanningOutput:
         waypoints=plans[None],
         acceleration_mps2=torch.zeros(1, len(plans), 8),
         mode_logits=torch.zeros(1, len(plans)),
-        ego_motion=torch.tensor([[4.0, 0.5, 0.1]]),
+        sweep_motion=torch.tensor([[4.0, 0.5, 0.1]]),
+        sensed_motion=torch.tensor([[4.0, 0.5, 0.1]]),
         motion=MotionOutput(places[None, None], torch.zeros(1, 1, len(places)), torch.tensor([[score]])),
         map_logits=torch.zeros(1, 64, 64),
     )
