@@ -120,7 +120,7 @@ def variants_of(sensors: str, status: str, config: Config) -> list[Variant]:
 def predict_plans(
     model: FusionPerc, loader: DataLoader[Batch], variants: Sequence[Variant], device: torch.device | str
 ) -> tuple[dict[str, dict[str, Array]], dict[str, list[float]]]:
-    """The likeliest plan (8, 3) of every sample, by variant's name and sample token; each batch is read once.
+    """The best plan (8, 3) of every sample, by variant's name and sample token; each batch is read once.
 
     Beside them, by the variants' sensors, how far off the ego's motion is that these tell: mean errors of speed (m/s),
     acceleration (m/s^2) and turn rate (rad/s) where the CAN bus has them.

@@ -25,17 +25,14 @@ from fusionperc.config import PlanningHeadConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.detection import DetectionOutput
+from fusionperc.models.ego_prior import MOTION_SCALE, NUM_PAST, NUM_STEPS, PAST_SCALE, STATUS_SCALE, EgoPrior
 from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, EgoInputs, Points
 
+#: Between waypoints, at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
 STEP_S = 0.5
-#: Waypoints at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
-NUM_STEPS = 8
-#: Poses of the past in `EgoInputs.past_m`.
-NUM_PAST = 4
 #: Limits of a plan: braking and accelerating (m/s^2), curvature (1/m) of the tightest turn of a car.
 BRAKE_MPS2, ACCELERATE_MPS2, CURVATURE_PER_M = 7.0, 4.0, 0.2
 #: Units in which what the head is given is about one.
-_STATUS_SCALE, _PAST_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5)
 _SPEED_MPS, _DISTANCE_M = 10.0, 20.0
 #: Halvings from the fused grid to the scene's tokens.
 _HALVINGS = 2
@@ -46,7 +43,7 @@ _GOES_ON_S, _LEAST_TURNING_MPS = 1.5, 1.0
 #: Cells, ages and number of ages of the stack of sweeps around the ego.
 _NEAR_CELL_M, _NEAR_AGE_S, _NEAR_AGES = 0.4, 0.1, 10
 #: Where the alternative plans start before anything is learnt: (acceleration, curvature), repeated.
-_FIRST_CONTROLS = ((0.0, 0.0), (-2.0, 0.0), (1.0, 0.0), (0.0, 0.05), (0.0, -0.05), (-4.0, 0.0))
+_FIRST_CONTROLS = ((0.0, 0.0), (-0.6, 0.0), (0.3, 0.0), (0.0, 0.015), (0.0, -0.015), (-1.2, 0.0))
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,11 @@ class PlanningOutput:
     map_logits: Tensor
 
     def best(self) -> Float[Tensor, "batch steps 3"]:
-        """The plan of the highest logit."""
-        index = self.mode_logits.argmax(1)[:, None, None, None]
+        """The plan of the least expected distance from what will be driven, if one of the plans will be."""
+        place = self.waypoints[..., :2]
+        apart_m = (place[:, :, None] - place[:, None]).norm(dim=-1).mean(-1)
+        expected_m = (apart_m @ self.mode_logits.softmax(1)[..., None]).squeeze(-1)
+        index = expected_m.argmin(1)[:, None, None, None]
         return self.waypoints.gather(1, index.expand(-1, 1, *self.waypoints.shape[2:])).squeeze(1)
 
 
@@ -119,6 +119,7 @@ class PlanningHead(nn.Module):
         self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 3))
         self.agents = AgentMotion(config, query_channels)
         self.ego = EgoQueries(config)
+        self.prior = EgoPrior()
         self.layers = nn.ModuleList(EgoDecoderLayer(channels, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(channels)
         self.score = nn.Linear(channels, 1)
@@ -173,9 +174,9 @@ class PlanningHead(nn.Module):
         for layer in self.layers:
             queries = layer(queries, tokens, is_absent, scene)
         normed = self.norm(queries)
-        start, going_on = _present_motion(ego.status.float(), sensed)
+        known_motion, start, going_on = present_motion(ego.status.float(), sensed)
         raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() * raw_scale(normed.device)
-        raw = raw + self.first_controls
+        raw = raw + self.first_controls + self.prior(ego, known_motion)[:, None]
         raw = raw + going_on[:, None, :, None] * self.told_share
         waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
         return PlanningOutput(
@@ -208,14 +209,17 @@ def _known_or(values: Float[Tensor, "batch 3"], others: Float[Tensor, "batch 3"]
     return torch.where(values.isfinite(), values.to(others.dtype), others)
 
 
-def _present_motion(
+def present_motion(
     status: Float[Tensor, "batch 4"], sensed: Float[Tensor, "batch 3"]
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
-    """The first speed, and the acceleration and curvature that the vehicle has now: as told, else as sensed."""
-    speed, acceleration, turn_rate = _known_or(status[:, [0, 1, 3]], sensed).unbind(-1)
+) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
+    """How the vehicle moves now, as told, else as sensed: `DOPPLER_MOTION`; the first speed; what it goes on doing, its
+    acceleration and curvature."""
+    motion = _known_or(status[:, [0, 1, 3]], sensed)
+    speed, acceleration, turn_rate = motion.unbind(-1)
     curvature = turn_rate / speed.clamp(min=_LEAST_TURNING_MPS)
     acceleration = acceleration.clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
-    return speed.clamp(min=0.0), torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
+    going_on = torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
+    return motion, speed.clamp(min=0.0), going_on
 
 
 def rolled_out(
@@ -387,14 +391,14 @@ class EgoQueries(nn.Module):
     def forward(
         self, ego: EgoInputs, near: Float[Tensor, "batch channels"], sensed: Float[Tensor, "batch 3"]
     ) -> Float[Tensor, "batch modes channels"]:
-        scale = near.new_tensor(_STATUS_SCALE)
-        past = (ego.past_m / near.new_tensor(_PAST_SCALE)).flatten(1)
+        scale = near.new_tensor(STATUS_SCALE)
+        past = (ego.past_m / near.new_tensor(PAST_SCALE)).flatten(1)
         values = torch.cat([ego.status / scale, past], 1)
         is_known = values.isfinite()
         told = self.status(torch.cat([values.nan_to_num(0.0, 0.0, 0.0), is_known.to(values.dtype)], 1))
         status = torch.where(is_known.any(1, keepdim=True), told, self.unknown_status_embedding.to(told.dtype))
         command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
-        units = near.new_tensor([_STATUS_SCALE[0], _STATUS_SCALE[1], _STATUS_SCALE[3]])
+        units = near.new_tensor(MOTION_SCALE)
         heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), *(sensed / units).unbind(-1)], -1)
         query: Tensor = near + status + command + self.motion(heading)
         return query[:, None] + self.mode_embedding.weight

@@ -3,7 +3,8 @@ comfort.
 
 Source: winner-takes-all as in MultiPath (arXiv 1910.05449) and VAD (arXiv 2303.12077), whose constraints against agents
 and map these are; deviates: the ego and the agents are oriented boxes, an agent is kept away from only where the
-recorded drive kept away from its prediction too, and the other alternatives get a small share of the imitation loss.
+recorded drive kept away from its prediction too, and imitation is mostly the expected error of the alternatives as they
+are judged, only in part the winner's: one of them is driven.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from fusionperc.types import CLASSES, Targets
 
 #: Agents and the road's rim are to stay this far off.
 MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
-#: Share of the imitation loss that the alternatives that did not win get.
-LOSERS_SHARE = 0.05
+#: Share of the winner in the imitation loss; the rest is the expected error.
+WINNER_SHARE = 0.2
 #: A radian of heading counts as so many metres.
 YAW_M_PER_RAD = 2.0
 #: Only what was detected this surely is kept away from.
@@ -64,7 +65,7 @@ class PlanningObjective:
         variants = output.waypoints.shape[0] // targets.ego_future_m.shape[0]
         future = targets.ego_future_m[:, : output.waypoints.shape[2]].repeat(variants, 1, 1)
         known = future.isfinite().all(-1)
-        winner, imitation = _imitation(output.waypoints, future, known)
+        winner, imitation = _imitation(output.waypoints, output.mode_logits, future, known)
         chosen = output.waypoints[torch.arange(len(winner)), winner]
         recorded = known.any(1)
         mode = F.cross_entropy(output.mode_logits, winner, reduction="none")
@@ -160,10 +161,11 @@ def _distance(offset: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:
 
 def _imitation(
     waypoints: Float[Tensor, "batch modes steps 3"],
+    mode_logits: Float[Tensor, "batch modes"],
     future: Float[Tensor, "batch steps 3"],
     known: Bool[Tensor, "batch steps"],
 ) -> tuple[Tensor, Tensor]:
-    """The nearest alternative of each sample, and its mean distance (m, heading included), the others' a little."""
+    """The nearest alternative of each sample, and the mean error (m, heading included): its own, and the expected."""
     truth = future.nan_to_num()[:, None]
     error = _distance(waypoints[..., :2] - truth[..., :2])
     error = error + YAW_M_PER_RAD * wrap_angle(waypoints[..., 2] - truth[..., 2]).abs()
@@ -171,7 +173,8 @@ def _imitation(
     error = (error * known[:, None]).sum(-1) / steps
     winner = error.detach().argmin(1)
     best = error[torch.arange(len(winner)), winner]
-    loss = (1 - LOSERS_SHARE) * best + LOSERS_SHARE * error.mean(1)
+    expected = (mode_logits.softmax(1) * error).sum(1)
+    loss = WINNER_SHARE * best + (1 - WINNER_SHARE) * expected
     return winner, loss.sum() / known.any(1).sum().clamp(min=1)
 
 

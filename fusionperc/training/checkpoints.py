@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CONFIG_KEY = "fusionperc_config"
 #: What the names of the planning head's weights begin with.
 PLANNING_PART = "planning."
+#: The same of the part of it that is fitted before all else (`training/prior.py`) and then stays.
+PRIOR_PART = "planning.prior."
 #: The same of the head that boxes what moves, and of the one it becomes.
 _OBJECTS_PART, _DENSE_PART = "objects.", "detection.dense."
 

@@ -14,7 +14,7 @@ from fusionperc.models.encoder import ENCODER_PARTS
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.objectives.detection import DetectionObjective
 from fusionperc.objectives.planning import PlanningObjective
-from fusionperc.training.checkpoints import PLANNING_PART, init_from, start_from
+from fusionperc.training.checkpoints import PLANNING_PART, PRIOR_PART, init_from, start_from
 from fusionperc.training.module import TrainingModule
 from fusionperc.types import Batch, EgoInputs, SensorInputs, Targets
 
@@ -46,6 +46,8 @@ class Finetuning(TrainingModule):
 
     def _learns(self, name: str) -> bool:
         """Whether a weight of the network, or a part of it, changes in this run."""
+        if name.startswith(PRIOR_PART):
+            return False
         if self.config.train.task == "planning":
             return name.startswith(PLANNING_PART)
         return not (self.config.train.probe and name.startswith(ENCODER_PARTS))

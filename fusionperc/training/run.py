@@ -28,6 +28,7 @@ from fusionperc.files import whole_file, write_json
 from fusionperc.training.checkpoints import read_checkpoint
 from fusionperc.training.finetune import Finetuning
 from fusionperc.training.planning_stage import PlanningStage, planning_loader
+from fusionperc.training.prior import fit_prior
 from fusionperc.types import Batch
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def finetune(config: Config) -> Path:
         # First, so that a wrong split is told before the long part.
         val_loader = _validation_loader(config)
         module: Finetuning = PlanningStage(config)
+        _fit_prior_of(module, start)
         train_loader = planning_loader(config, module, trainer.strategy.root_device, done, rank, world_size)
     else:
         train_loader = make_loader(
@@ -52,7 +54,14 @@ def finetune(config: Config) -> Path:
         )
         val_loader = _validation_loader(config)
         module = Finetuning(config)
+        _fit_prior_of(module, start)
     return fit(config, trainer, module, train_loader, val_loader, start)
+
+
+def _fit_prior_of(module: Finetuning, start: int) -> None:
+    """A run that goes on has it in its checkpoint."""
+    if module.plans and module.model.planning is not None and start == 0:
+        fit_prior(module.model.planning, module.config)
 
 
 def start_run(config: Config) -> tuple[L.Trainer, int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fusionperc.config import DetectionHeadConfig, PlanningHeadConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.detection import DetectionHead, DetectionOutput
+from fusionperc.models.ego_prior import EgoPrior
 from fusionperc.models.planning import BRAKE_MPS2, CURVATURE_PER_M, PlanningHead, PlanningOutput, rolled_out
 from fusionperc.types import EgoInputs, Points
 
@@ -98,8 +99,12 @@ def test_shapes_and_the_best_plan(heads: tuple[DetectionHead, PlanningHead], bev
     planned = run(heads, bev, ego())
     assert planned.waypoints.shape == (BATCH, 3, 8, 3) and planned.mode_logits.shape == (BATCH, 3)
     assert planned.motion.place_m.shape == (BATCH, 6, 3, 8, 2) and planned.map_logits.shape == (BATCH, 32, 32)
-    fixed = replace(planned, mode_logits=torch.tensor([[0.0, 2.0, 1.0], [5.0, 2.0, 1.0]]))
-    torch.testing.assert_close(fixed.best(), planned.waypoints[[0, 1], [1, 0]])
+    # Side by side at 0, 1 and 4 m: 1.35, 1.15 and 2.65 m are to be expected; where one is sure, it is taken.
+    plans = torch.zeros(BATCH, 3, 8, 3)
+    plans[..., 1] = torch.tensor([0.0, 1.0, 4.0])[:, None]
+    share = torch.tensor([[0.40, 0.35, 0.25], [0.01, 0.01, 0.98]])
+    best = replace(planned, waypoints=plans, mode_logits=share.log()).best()
+    assert best[:, :, 1].unique(dim=1).flatten().tolist() == [1.0, 4.0]
 
 
 def test_a_told_speed_is_the_plans_first_and_an_untold_one_is_read_off_the_scene(
@@ -196,6 +201,26 @@ def test_what_the_ego_does_it_goes_on_doing(heads: tuple[DetectionHead, Planning
     assert -2.0 < float(first[0]) < -1.8 and (first.diff() > 0).all()
     # 0.1 rad a metre over about 2.75 m.
     assert float(planned.waypoints[0, 0, 0, 2]) == pytest.approx(0.1 * 2.75, abs=0.03)
+
+
+def test_the_prior_starts_at_nothing_and_sees_the_same_in_a_turned_frame() -> None:
+    """Unfitted it leaves plans as they are; fitted, past poses count in the vehicle's own axes."""
+    torch.manual_seed(0)
+    prior = EgoPrior()
+    told = replace(ego(), past_m=torch.randn(BATCH, 4, 3))
+    motion = told.status[:, [0, 1, 3]]
+    assert not prior(told, motion).any()
+    torch.nn.init.normal_(prior.network[-1].weight)
+    controls = prior(told, motion)
+    assert controls.shape == (BATCH, 2, 8) and bool(controls.any())
+    angle = torch.tensor(0.7)
+    turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+    turned = torch.cat([told.past_m[..., :2] @ turn.T, told.past_m[..., 2:] + angle], -1)
+    same = replace(told, past_m=turned, heading_rad=torch.full((BATCH,), 0.7))
+    torch.testing.assert_close(prior(same, motion), controls, atol=1e-4, rtol=1e-4)
+    for other in (replace(told, command=torch.ones(BATCH, dtype=torch.int64)), told.without_status()):
+        assert not torch.allclose(prior(other, motion), controls, atol=1e-3)
+    assert prior(told.without_status(), motion).isfinite().all()
 
 
 def test_status_is_withheld_from_the_chosen_samples_only(

@@ -13,7 +13,7 @@ from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveCon
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput, QueryPredictions
 from fusionperc.models.planning import MotionOutput, PlanningOutput
-from fusionperc.objectives.planning import LOSERS_SHARE, MARGIN_M, PlanningObjective, ego_corners
+from fusionperc.objectives.planning import MARGIN_M, WINNER_SHARE, PlanningObjective, ego_corners
 from fusionperc.types import Boxes, PlanningTargets, Targets
 
 MODEL = ModelConfig.model_validate({"grid": {"range_m": 51.2, "cell_m": 1.6}})
@@ -92,12 +92,12 @@ def losses(
     return OBJECTIVE(output(plans, places[None]), detection(boxes), targets(future, boxes, places, off_road))
 
 
-def test_the_nearest_plan_is_taught_and_the_others_a_little() -> None:
-    """Beside the truth by 3-4-5 m everywhere, and by 1 m: the second wins."""
+def test_the_nearest_plan_and_the_expected_error_are_taught() -> None:
+    """Beside the truth by 3-4-5 m everywhere, and by 1 m: the second wins, both are as likely."""
     beside = straight(4.0) + torch.tensor([3.0, 4.0, 0.0])
     near = straight(4.0) + torch.tensor([0.0, 1.0, 0.0])
     found = losses(torch.stack([beside, near]), straight(4.0))
-    expected = (1 - LOSERS_SHARE) * 1.0 + LOSERS_SHARE * 3.0
+    expected = WINNER_SHARE * 1.0 + (1 - WINNER_SHARE) * 3.0
     assert float(found["plan_imitation"]) == pytest.approx(expected, abs=1e-4)
     assert float(found["plan_mode"]) == pytest.approx(math.log(2))
     # 1.5 m/s, 0.5 m/s^2 and 0.1 rad/s beside the CAN bus.

@@ -15,6 +15,7 @@ import torch
 from fusionperc.config import Config, ConfigError, build_config
 from fusionperc.training.checkpoints import CheckpointError, load_model, read_checkpoint
 from fusionperc.training.finetune import Finetuning
+from fusionperc.training.prior import fit_prior
 from fusionperc.training.run import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,6 +140,37 @@ def test_detection_learns_beside_planning_as_it_does_alone(long_drives: Path, tm
     assert not all(is_same for name, is_same in same.items() if name.startswith("model.planning."))
     part = "model.fusion."
     assert any(not torch.equal(v, found["shared"][n]) for n, v in found["alone"].items() if n.startswith(part))
+
+
+def test_the_prior_is_fitted_once_to_recorded_drives_and_then_stays(
+    long_drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the ego's motion and the command tell is nearer to what was driven than going on as before."""
+    one = {"root": str(long_drives), "version": "v1.0-mini"}
+    config = small_config(long_drives, tmp_path / "run", f"data.drives=[{{root: {one['root']}, version: v1.0-mini}}]")
+    assert config.model.planning is not None
+    fitted = []
+    for fewest, epochs in ((100, 100), (5, 1), (5, 100), (5, 100)):
+        monkeypatch.setattr("fusionperc.training.prior.LEAST_SAMPLES", fewest)
+        monkeypatch.setattr("fusionperc.training.prior._EPOCHS", epochs)
+        torch.manual_seed(0)
+        module = Finetuning(config)
+        assert module.model.planning is not None
+        state = torch.get_rng_state()
+        with caplog.at_level(logging.INFO):
+            fit_prior(module.model.planning, config)
+        assert torch.equal(torch.get_rng_state(), state), "what is drawn elsewhere would change"
+        fitted.append({name: value.clone() for name, value in module.model.planning.prior.state_dict().items()})
+    told = [message for message in caplog.messages if message.startswith("planning prior")]
+    assert not fitted[0]["network.4.weight"].any() and "not fitted" in told[0]
+    assert all(torch.equal(fitted[2][name], value) for name, value in fitted[3].items())
+    errors_m = [[float(x) for x in re.findall(r"([\d.]+) m", message)] for message in told[1:3]]
+    assert errors_m[1][0] < 0.7 * errors_m[0][0] and errors_m[1][1] < 0.7 * errors_m[0][1]
+
+    finetune(config)
+    after = weights(tmp_path / "run")
+    for name, value in fitted[3].items():
+        assert torch.equal(after[f"model.planning.prior.{name}"], value), name
 
 
 def test_planning_alone_asks_for_a_detector() -> None:
