@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from fusionperc.config import AugmentationConfig, Config
+from fusionperc.config import AugmentationConfig, Config, DataConfig
 from fusionperc.data.augment import Augmentation, apply, draw
 from fusionperc.data.errors import DataError
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.planning import collate_ego, collate_planning, with_planning
-from fusionperc.data.sample import Sample
+from fusionperc.data.sample import Sample, Surroundings
 from fusionperc.geometry import BevGrid
 from fusionperc.types import SENSORS, Batch, CameraInputs, Points, Sensor, SensorInputs, Targets
 
@@ -254,6 +254,18 @@ def make_loader(
         persistent_workers=data.workers > 0,
         pin_memory=train.device != "cpu" and torch.cuda.is_available(),
     )
+
+
+def recorded_at_training(data: DataConfig, cache: Path | None) -> list[Surroundings]:
+    """How the key frames go on that a configuration trains on, those of further drives included; no sensor file is
+    read, and none need be there."""
+    data = data.model_copy(update={"missing": "absent_sensor"})
+    whole = data.model_copy(update={"scenes": None})
+    parts = [
+        NuScenesDrives(data.root, data.version, data.train_split, config=data, cache=cache, is_labelled_share=True)
+    ]
+    parts += [NuScenesDrives(f.root, f.version, f.split, config=whole, cache=cache) for f in data.drives]
+    return [drives.surroundings(index) for drives in parts for index in range(len(drives))]
 
 
 def cache_folder(config: Config) -> Path:

@@ -88,6 +88,10 @@ class Surroundings:
     is_labelled: bool
     drivable: BaseGeometry | None
 
+    def command(self, source: str) -> int:
+        """Index into `types.COMMANDS`, -1 unknown; of the source that `config.command` names."""
+        return self.route_command if source == "route" else self.endpoint_command
+
 
 @dataclass(frozen=True)
 class Readings:

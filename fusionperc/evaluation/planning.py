@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fusionperc.config import DataConfig
 from fusionperc.data.errors import DataError
+from fusionperc.data.loading import recorded_at_training
 from fusionperc.data.nuscenes import NuScenesDrives
-from fusionperc.data.sample import Surroundings
 from fusionperc.evaluation.planning_baselines import BASELINES, EgoStatusPlanner
 from fusionperc.evaluation.planning_comfort import EgoState
 from fusionperc.evaluation.planning_pdm import PdmTerms, pdm
@@ -150,11 +150,6 @@ def scorable_scenes(drives: NuScenesDrives) -> list[PlanningScene]:
     return scenes
 
 
-def command_of(surroundings: Surroundings, source: str) -> int:
-    """Index into `COMMANDS`, -1 unknown."""
-    return surroundings.route_command if source == "route" else surroundings.endpoint_command
-
-
 def baseline_planners(
     scenes: Sequence[PlanningScene], train: DataConfig, *, seed: int = 0
 ) -> tuple[list[Planner], list[str]]:
@@ -175,23 +170,13 @@ def baseline_planners(
         plans = {token: baseline(state) for token, state in states.items()}
         planners.append(Planner(name, plans, uses_ego_status=name != "standing still", uses_command=False))
     try:
-        perceptron = EgoStatusPlanner(*_training_samples(train), seed=seed)
+        learnt_from = recorded_at_training(train.model_copy(update={"scenes": None}), train.cache)
+        perceptron = EgoStatusPlanner(learnt_from, [item.command(train.command) for item in learnt_from], seed=seed)
     except ValueError as error:  # no such split here, or too few key frames
         return planners, [f"{PERCEPTRON}: absent ({error})"]
     source = train.command
-    plans = {s.surroundings.token: perceptron.plan(s.surroundings, command_of(s.surroundings, source)) for s in scenes}
+    plans = {s.surroundings.token: perceptron.plan(s.surroundings, s.surroundings.command(source)) for s in scenes}
     return [*planners, Planner(PERCEPTRON, plans, uses_ego_status=True, uses_command=True)], []
-
-
-def _training_samples(data: DataConfig) -> tuple[list[Surroundings], list[int]]:
-    """All key frames of `data.train_split` and of the further `data.drives`, and their commands."""
-    whole = data.model_copy(update={"scenes": None})
-    parts = [open_tables(whole, data.train_split)]
-    for further in data.drives:
-        there = whole.model_copy(update={"root": further.root, "version": further.version})
-        parts.append(open_tables(there, further.split))
-    items = [drives.surroundings(index) for drives in parts for index in range(len(drives))]
-    return items, [command_of(item, data.command) for item in items]
 
 
 def open_tables(data: DataConfig, split: str) -> NuScenesDrives:
@@ -243,7 +228,7 @@ def _checked(planner: Planner, token: str) -> Array:
 def _groups(scenes: Sequence[PlanningScene], source: str) -> dict[str, NDArray[np.bool_]]:
     found = [situations_of(scene) for scene in scenes]
     groups = {f"situation: {name}": np.array([name in here for here in found]) for name in SITUATIONS}
-    commands = np.array([command_of(scene.surroundings, source) for scene in scenes])
+    commands = np.array([scene.surroundings.command(source) for scene in scenes])
     groups |= {f"command: {name}": commands == index for index, name in enumerate(COMMANDS)}
     groups["command: unknown"] = commands < 0
     return {name: mask for name, mask in groups.items() if mask.any()}

@@ -159,6 +159,14 @@ def _distance(offset: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:
     return (offset.square().sum(-1) + 1e-6).sqrt()
 
 
+def plan_error_m(plan: Float[Tensor, "*batch steps 3"], future: Float[Tensor, "*batch steps 3"]) -> Tensor:
+    """Mean distance over the steps that are recorded (not NaN), headings counted as `YAW_M_PER_RAD`; 0 if none is."""
+    known, truth = future.isfinite().all(-1), future.nan_to_num()
+    error = _distance(plan[..., :2] - truth[..., :2])
+    error = error + YAW_M_PER_RAD * wrap_angle(plan[..., 2] - truth[..., 2]).abs()
+    return (error * known).sum(-1) / known.sum(-1).clamp(min=1)
+
+
 def _imitation(
     waypoints: Float[Tensor, "batch modes steps 3"],
     mode_logits: Float[Tensor, "batch modes"],
@@ -166,11 +174,7 @@ def _imitation(
     known: Bool[Tensor, "batch steps"],
 ) -> tuple[Tensor, Tensor]:
     """The nearest alternative of each sample, and the mean error (m, heading included): its own, and the expected."""
-    truth = future.nan_to_num()[:, None]
-    error = _distance(waypoints[..., :2] - truth[..., :2])
-    error = error + YAW_M_PER_RAD * wrap_angle(waypoints[..., 2] - truth[..., 2]).abs()
-    steps = known.sum(-1).clamp(min=1)[:, None]
-    error = (error * known[:, None]).sum(-1) / steps
+    error = plan_error_m(waypoints, future[:, None])
     winner = error.detach().argmin(1)
     best = error[torch.arange(len(winner)), winner]
     expected = (mode_logits.softmax(1) * error).sum(1)

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from fusionperc.config import Config
-from fusionperc.data.loading import cache_folder
-from fusionperc.data.nuscenes import NuScenesDrives
+from fusionperc.data.loading import cache_folder, recorded_at_training
 from fusionperc.data.sample import Surroundings
-from fusionperc.geometry import wrap_angle
 from fusionperc.models.planning import PlanningHead, present_motion, rolled_out
-from fusionperc.objectives.planning import YAW_M_PER_RAD
+from fusionperc.objectives.planning import plan_error_m
 from fusionperc.types import COMMANDS, EgoInputs
 
 log = logging.getLogger(__name__)
@@ -32,17 +30,7 @@ _SENSED_SIGMA = (0.03, 0.15, 0.01)
 
 def fit_prior(head: PlanningHead, config: Config) -> None:
     """Fits `head.prior` to the drives that `config` trains on; leaves it as it is where these are too few."""
-    data = config.data
-    cache = cache_folder(config)
-    tables_only = data.model_copy(update={"missing": "absent_sensor"})
-    whole = tables_only.model_copy(update={"scenes": None})
-    parts = [
-        NuScenesDrives(
-            data.root, data.version, data.train_split, config=tables_only, cache=cache, is_labelled_share=True
-        ),
-        *(NuScenesDrives(f.root, f.version, f.split, config=whole, cache=cache) for f in data.drives),
-    ]
-    items = [drives.surroundings(index) for drives in parts for index in range(len(drives))]
+    items = recorded_at_training(config.data, cache_folder(config))
     kept = [item for item in items if bool(item.ego_future_m[0].isfinite().all() & item.can_bus.isfinite().all())]
     if len(kept) < LEAST_SAMPLES:
         log.info(
@@ -54,12 +42,8 @@ def fit_prior(head: PlanningHead, config: Config) -> None:
     # The order of what is drawn elsewhere does not depend on this.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        loss_m = _fit(head, kept, [_command(item, data.command) for item in kept])
+        loss_m = _fit(head, kept, [item.command(config.data.command) for item in kept])
     log.info("planning prior: %d key frames, %.2f m off with ego status, %.2f m without", len(kept), *loss_m)
-
-
-def _command(item: Surroundings, source: str) -> int:
-    return item.route_command if source == "route" else item.endpoint_command
 
 
 def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[int]) -> tuple[float, float]:
@@ -86,7 +70,7 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
             raw = prior(both, motion) + going_on[:, :, None] * share
             plan, _ = rolled_out(raw[:, None], start, both.heading_rad)
             truth = future[rows] * _sides(mirrored, (1.0, -1.0, -1.0))[:, None]
-            error = _off_m(plan[:, 0], truth.repeat(2, 1, 1))
+            error = plan_error_m(plan[:, 0], truth.repeat(2, 1, 1))
             optimizer.zero_grad()
             error.mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -112,12 +96,3 @@ def _told(past: Tensor, status: Tensor, command: Tensor, mirrored: Tensor) -> Eg
 
 def _sides(mirrored: Tensor, signs: tuple[float, ...]) -> Tensor:
     return torch.where(mirrored[:, None], torch.tensor(signs), 1.0)
-
-
-def _off_m(plan: Tensor, future: Tensor) -> Tensor:
-    """(B,) mean over recorded steps of the distance, headings included as in imitation."""
-    known = future.isfinite().all(-1)
-    truth = future.nan_to_num()
-    distance = (plan[..., :2] - truth[..., :2]).square().sum(-1).add(1e-6).sqrt()
-    distance = distance + YAW_M_PER_RAD * wrap_angle(plan[..., 2] - truth[..., 2]).abs()
-    return (distance * known).sum(1) / known.sum(1).clamp(min=1)
