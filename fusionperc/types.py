@@ -77,6 +77,8 @@ COMMANDS = ("right", "left", "straight")
 
 #: Columns of `EgoInputs.status` and `Targets.can_bus`: along the heading, to the left, counter-clockwise.
 EGO_STATUS = ("speed_mps", "acceleration_mps2", "lateral_mps2", "yaw_rate_radps")
+#: Where `DOPPLER_MOTION` stands in it.
+MOTION_COLUMNS = [EGO_STATUS.index(name) for name in DOPPLER_MOTION]
 
 
 def sensors_from_letters(letters: str) -> tuple[Sensor, ...]:

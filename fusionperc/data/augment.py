@@ -24,7 +24,17 @@ from fusionperc.config import AugmentationConfig
 from fusionperc.data.pictures import PictureCrop
 from fusionperc.data.sample import Sample
 from fusionperc.geometry import project_points, rigid, rotation_from_yaw, transform_points, wrap_angle
-from fusionperc.types import CAMERAS, COMMANDS, EGO_STATUS, Batch, Boxes, CameraInputs, Points, SensorInputs, Targets
+from fusionperc.types import (
+    CAMERAS,
+    COMMANDS,
+    MOTION_COLUMNS,
+    Batch,
+    Boxes,
+    CameraInputs,
+    Points,
+    SensorInputs,
+    Targets,
+)
 
 #: Side of a cell of the depth targets, px: the stride of the camera features.
 DEPTH_STRIDE = 16
@@ -124,7 +134,8 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         depth_m = depth_targets(whole, sample.intrinsics, camera_T_ego, (height, width))
         depth_m = (depth_m * sample.camera_present[:, None, None])[None]
     radar = _moved_points(sample.radar, matrix, velocity=slice(1, 3))
-    doppler = None if sample.doppler_motion is None else _moved_motion(sample.doppler_motion, augmentation)[None]
+    status_factors = _status_factors(augmentation)
+    doppler = None if sample.doppler_motion is None else (sample.doppler_motion * status_factors[MOTION_COLUMNS])[None]
     inputs = SensorInputs(cameras, radar, lidar, sample.present[None], doppler)
     targets = Targets(
         boxes=[moved_boxes(sample.boxes, augmentation)],
@@ -133,7 +144,7 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         ego_past_m=moved_trajectory(sample.ego_past_m, matrix)[None],
         ego_future_m=moved_trajectory(sample.ego_future_m, matrix)[None],
         command=torch.tensor([_moved_command(sample.command, augmentation.is_mirrored)]),
-        can_bus=_moved_motion(sample.can_bus, augmentation)[None],
+        can_bus=(sample.can_bus * status_factors)[None],
         is_labelled=torch.tensor([sample.is_labelled]),
     )
     return Batch(inputs, targets, [sample.token])
@@ -228,9 +239,7 @@ def _moved_command(command: int, is_mirrored: bool) -> int:
     return COMMANDS.index(swapped[COMMANDS[command]])
 
 
-def _moved_motion(motion: Tensor, augmentation: Augmentation) -> Tensor:
-    """`EGO_STATUS` or `DOPPLER_MOTION`: in the vehicle's own axes what is lateral or turns changes sign in a mirrored
-    world; lengths scale."""
+def _status_factors(augmentation: Augmentation) -> Tensor:
+    """(4,) of `EGO_STATUS`: in a mirrored world what is lateral or turns changes sign; lengths scale."""
     sign, scale = (-1.0 if augmentation.is_mirrored else 1.0), augmentation.scale
-    factors = [scale, scale, scale * sign, sign] if len(motion) == len(EGO_STATUS) else [scale, scale, sign]
-    return motion * torch.tensor(factors, dtype=motion.dtype)
+    return torch.tensor([scale, scale, scale * sign, sign])

@@ -27,7 +27,7 @@ from fusionperc.evaluation.planning import (
 from fusionperc.evaluation.planning_report import show_planning, write_planning_report
 from fusionperc.evaluation.planning_scene import Array, PlanningScene
 from fusionperc.models.fusionperc import FusionPerc
-from fusionperc.types import Batch, Points, SensorInputs, sensors_from_letters
+from fusionperc.types import MOTION_COLUMNS, Batch, Points, SensorInputs, sensors_from_letters
 
 #: Every sensor is there and saw nothing; or all but the newest sweep of each is missing.
 BLANK, NEWEST = "blank", "newest"
@@ -143,7 +143,7 @@ def predict_plans(
                     inputs = blank(batch.inputs)
                 output = model(inputs.to(device), batch.ego.and_without_status().to(device)).planning
                 assert output is not None
-                off[sensors].append((output.sensed_motion.cpu() - batch.targets.can_bus[:, [0, 1, 3]]).abs())
+                off[sensors].append((output.sensed_motion.cpu() - batch.targets.can_bus[:, MOTION_COLUMNS]).abs())
                 with_status, without = output.best().double().cpu().numpy().reshape(2, len(batch), -1, 3)
                 for variant in variants:
                     if variant.sensors == sensors:

@@ -26,7 +26,7 @@ from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.models.ego_prior import MOTION_SCALE, NUM_PAST, NUM_STEPS, PAST_SCALE, STATUS_SCALE, EgoPrior
-from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, EgoInputs, Points
+from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, MOTION_COLUMNS, EgoInputs, Points
 
 #: Between waypoints, at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
 STEP_S = 0.5
@@ -214,7 +214,7 @@ def present_motion(
 ) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
     """How the vehicle moves now, as told, else as sensed: `DOPPLER_MOTION`; the first speed; what it goes on doing, its
     acceleration and curvature."""
-    motion = _known_or(status[:, [0, 1, 3]], sensed)
+    motion = _known_or(status[:, MOTION_COLUMNS], sensed)
     speed, acceleration, turn_rate = motion.unbind(-1)
     curvature = turn_rate / speed.clamp(min=_LEAST_TURNING_MPS)
     acceleration = acceleration.clamp(-BRAKE_MPS2, ACCELERATE_MPS2)

@@ -19,7 +19,7 @@ from fusionperc.geometry import EGO_CENTER_AHEAD_M, EGO_LENGTH_M, EGO_WIDTH_M, B
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.models.planning import STEP_S, MotionOutput, PlanningOutput
 from fusionperc.objectives.matching import MatchingCosts, match_queries
-from fusionperc.types import CLASSES, Targets
+from fusionperc.types import CLASSES, MOTION_COLUMNS, Targets
 
 #: Agents and the road's rim are to stay this far off.
 MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
@@ -184,7 +184,7 @@ def _imitation(
 
 def _ego_motion(sensed: Float[Tensor, "batch 3"], targets: Targets) -> Tensor:
     """L1 of the ego's speed, acceleration and turn rate where the CAN bus has them, each in its unit of `EGO_UNITS`."""
-    truth = targets.can_bus[:, [0, 1, 3]]
+    truth = targets.can_bus[:, MOTION_COLUMNS]
     known = truth.isfinite()
     error = (sensed - truth.nan_to_num()).abs() / sensed.new_tensor(EGO_UNITS)
     return (error * known).sum() / known.sum().clamp(min=1)

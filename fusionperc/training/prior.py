@@ -17,7 +17,7 @@ from fusionperc.data.loading import cache_folder, recorded_at_training
 from fusionperc.data.sample import Surroundings
 from fusionperc.models.planning import PlanningHead, present_motion, rolled_out
 from fusionperc.objectives.planning import plan_error_m
-from fusionperc.types import COMMANDS, EgoInputs
+from fusionperc.types import COMMANDS, MOTION_COLUMNS, EgoInputs
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
             # In a mirrored world the ego turns the other way.
             mirrored = torch.rand(len(rows)) < 0.5
             told = _told(past[rows], status[rows], command[rows], mirrored)
-            sensed = told.status[:, [0, 1, 3]] + torch.randn(len(rows), 3) * torch.tensor(_SENSED_SIGMA)
+            sensed = told.status[:, MOTION_COLUMNS] + torch.randn(len(rows), 3) * torch.tensor(_SENSED_SIGMA)
             both = told.and_without_status()
             motion, start, going_on = present_motion(both.status, sensed.repeat(2, 1))
             raw = prior(both, motion) + going_on[:, :, None] * share

@@ -46,7 +46,6 @@ def finetune(config: Config) -> Path:
         # First, so that a wrong split is told before the long part.
         val_loader = _validation_loader(config)
         module: Finetuning = PlanningStage(config)
-        _fit_prior_of(module, start)
         train_loader = planning_loader(config, module, trainer.strategy.root_device, done, rank, world_size)
     else:
         train_loader = make_loader(
@@ -54,14 +53,10 @@ def finetune(config: Config) -> Path:
         )
         val_loader = _validation_loader(config)
         module = Finetuning(config)
-        _fit_prior_of(module, start)
+    # A run that goes on has it in its checkpoint.
+    if start == 0 and module.plans and module.model.planning is not None:
+        fit_prior(module.model.planning, config)
     return fit(config, trainer, module, train_loader, val_loader, start)
-
-
-def _fit_prior_of(module: Finetuning, start: int) -> None:
-    """A run that goes on has it in its checkpoint."""
-    if module.plans and module.model.planning is not None and start == 0:
-        fit_prior(module.model.planning, module.config)
 
 
 def start_run(config: Config) -> tuple[L.Trainer, int, int]:
