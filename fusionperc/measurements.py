@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fusionperc.types import Boxes, SensorInputs, TensorRecord, check_shape
+from fusionperc.tensor_record import TensorRecord, check_shape
+from fusionperc.types import Boxes, SensorInputs
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fusionperc.geometry import box_corners, rotation_from_yaw, transform_points, wrap_angle
+from fusionperc.tensor_record import TensorRecord, check_shape
 
 #: The ten detection classes, in the order of every class index of this package.
 CLASSES = (
@@ -58,8 +59,8 @@ LIDAR_FEATURES = ("intensity", "time_delta_s")
 #: radial part is measured), age.
 RADAR_FEATURES = ("rcs_dbsm", "vx_mps", "vy_mps", "time_delta_s")
 
-#: Columns of `SensorInputs.doppler_motion`: along the heading, counter-clockwise.
-DOPPLER_MOTION = ("speed_mps", "acceleration_mps2", "yaw_rate_radps")
+#: Columns of `Odometry.motion`: along the heading, counter-clockwise.
+EGO_MOTION = ("speed_mps", "acceleration_mps2", "yaw_rate_radps")
 
 #: The 18 fields of a nuScenes radar file.
 RADAR_DTYPE = np.dtype(
@@ -77,8 +78,8 @@ COMMANDS = ("right", "left", "straight")
 
 #: Columns of `EgoInputs.status` and `Targets.can_bus`: along the heading, to the left, counter-clockwise.
 EGO_STATUS = ("speed_mps", "acceleration_mps2", "lateral_mps2", "yaw_rate_radps")
-#: Where `DOPPLER_MOTION` stands in it.
-MOTION_COLUMNS = [EGO_STATUS.index(name) for name in DOPPLER_MOTION]
+#: Where `EGO_MOTION` stands in it.
+MOTION_COLUMNS = [EGO_STATUS.index(name) for name in EGO_MOTION]
 
 
 def sensors_from_letters(letters: str) -> tuple[Sensor, ...]:
@@ -96,39 +97,6 @@ def sensors_from_letters(letters: str) -> tuple[Sensor, ...]:
 def letters_from_sensors(sensors: Sequence[Sensor]) -> str:
     """'CL' from ('camera', 'lidar')."""
     return "".join(sensor[0].upper() for sensor in SENSORS if sensor in sensors)
-
-
-def check_shape(
-    owner: object, name: str, value: Tensor, shape: tuple[int | None, ...], *, floating: bool | None
-) -> None:
-    label = f"{type(owner).__name__}.{name}"
-    fits = value.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, value.shape, strict=True))
-    if not fits:
-        want = ", ".join("*" if size is None else str(size) for size in shape)
-        raise ValueError(f"{label} has shape {tuple(value.shape)}, expected ({want})")
-    if floating is not None and value.dtype.is_floating_point != floating:
-        raise ValueError(f"{label} has dtype {value.dtype}, expected {'a float' if floating else 'an integer or bool'}")
-
-
-class TensorRecord:
-    """Moves every tensor of a frozen dataclass at once (also through nested records and lists)."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        return cast(Self, _moved(self, lambda tensor: tensor.to(device, non_blocking=non_blocking)))
-
-    def pin_memory(self) -> Self:
-        return cast(Self, _moved(self, lambda tensor: tensor.pin_memory()))
-
-
-def _moved(value: Any, move: Any) -> Any:
-    if isinstance(value, Tensor):
-        return move(value)
-    if isinstance(value, TensorRecord):
-        changes = {f.name: _moved(getattr(value, f.name), move) for f in fields(value)}  # type: ignore[arg-type]
-        return replace(value, **changes)  # type: ignore[type-var]
-    if isinstance(value, list):
-        return [_moved(item, move) for item in value]
-    return value
 
 
 @dataclass(frozen=True)
@@ -204,6 +172,28 @@ class CameraInputs(TensorRecord):
 
 
 @dataclass(frozen=True)
+class Odometry(TensorRecord):
+    """How the ego moves and came here, in the vehicle's own axes: x along its heading.
+
+    Attributes:
+        motion: (B, 3) `EGO_MOTION`; NaN where unknown.
+        past_m: (B, P, 3) x, y, yaw at `data.sample.PAST_TIMES_S`; NaN where unknown.
+    """
+
+    motion: Tensor
+    past_m: Tensor
+
+    def __post_init__(self) -> None:
+        check_shape(self, "motion", self.motion, (None, len(EGO_MOTION)), floating=True)
+        check_shape(self, "past_m", self.past_m, (self.motion.shape[0], None, 3), floating=True)
+
+    @classmethod
+    def unknown(cls, past_m: Tensor) -> Odometry:
+        """Of past poses of any value (B, P, 3), as many that are unknown."""
+        return cls(torch.full_like(past_m[:, 0], torch.nan), torch.full_like(past_m, torch.nan))
+
+
+@dataclass(frozen=True)
 class SensorInputs(TensorRecord):
     """All a model sees.
 
@@ -211,15 +201,15 @@ class SensorInputs(TensorRecord):
         cameras, radar, lidar: None where the sensor is absent from the whole batch.
         present: (B, 3) bool in the order of `SENSORS`: absent from one sample is False; a sensor that is present and
             saw nothing is True.
-        doppler_motion: (B, 3) the ego's `DOPPLER_MOTION` as its radars measured it, NaN where they did not; None where
-            there is no radar in the whole batch or nobody asks.
+        odometry: how the ego moves as its radars measured it; None where there is no radar in the whole batch or nobody
+            plans.
     """
 
     cameras: CameraInputs | None
     radar: Points | None
     lidar: Points | None
     present: Tensor
-    doppler_motion: Tensor | None = None
+    odometry: Odometry | None = None
 
     def __post_init__(self) -> None:
         check_shape(self, "present", self.present, (None, 3), floating=False)
@@ -233,8 +223,8 @@ class SensorInputs(TensorRecord):
             size = value.images.shape[0] if isinstance(value, CameraInputs) else value.batch_size
             if size != self.batch_size:
                 raise ValueError(f"SensorInputs.{name} holds {size} samples, `present` {self.batch_size}")
-        if self.doppler_motion is not None:
-            check_shape(self, "doppler_motion", self.doppler_motion, (self.batch_size, 3), floating=True)
+        if self.odometry is not None and len(self.odometry.motion) != self.batch_size:
+            raise ValueError(f"SensorInputs.odometry: {len(self.odometry.motion)} samples, `present` {self.batch_size}")
 
     @property
     def batch_size(self) -> int:
@@ -248,7 +238,7 @@ class SensorInputs(TensorRecord):
             radar=self.radar if "radar" in sensors else None,
             lidar=self.lidar if "lidar" in sensors else None,
             present=self.present & keep,
-            doppler_motion=self.doppler_motion if "radar" in sensors else None,
+            odometry=self.odometry if "radar" in sensors else None,
         )
 
 
@@ -290,8 +280,12 @@ class EgoInputs(TensorRecord):
 
     def and_without_status(self) -> EgoInputs:
         """(2 B) these, and then the same samples without the ego's status."""
-        other = self.without_status()
-        return EgoInputs(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
+        return EgoInputs.joined([self, self.without_status()])
+
+    @classmethod
+    def joined(cls, items: Sequence[EgoInputs]) -> EgoInputs:
+        """One record of several, one behind the other."""
+        return cls(**{f.name: torch.cat([getattr(item, f.name) for item in items]) for f in fields(cls)})
 
 
 @dataclass(frozen=True)

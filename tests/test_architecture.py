@@ -18,9 +18,10 @@ CORE = {"types", "geometry", "config", "files", "measurements"}
 #: Part of the package -> the other parts it may import. The arrows run one way.
 ARROWS: dict[str, set[str]] = {
     "geometry": set(),
-    "types": {"geometry"},
+    "tensor_record": set(),
+    "types": {"geometry", "tensor_record"},
     "config": {"geometry", "types"},
-    "measurements": {"types"},
+    "measurements": {"tensor_record", "types"},
     "files": set(),
     "environment": set(),
     "console": set(),

@@ -31,6 +31,7 @@ from fusionperc.types import (
     Batch,
     Boxes,
     CameraInputs,
+    Odometry,
     Points,
     SensorInputs,
     Targets,
@@ -134,9 +135,7 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         depth_m = depth_targets(whole, sample.intrinsics, camera_T_ego, (height, width))
         depth_m = (depth_m * sample.camera_present[:, None, None])[None]
     radar = _moved_points(sample.radar, matrix, velocity=slice(1, 3))
-    status_factors = _status_factors(augmentation)
-    doppler = None if sample.doppler_motion is None else (sample.doppler_motion * status_factors[MOTION_COLUMNS])[None]
-    inputs = SensorInputs(cameras, radar, lidar, sample.present[None], doppler)
+    inputs = SensorInputs(cameras, radar, lidar, sample.present[None])
     targets = Targets(
         boxes=[moved_boxes(sample.boxes, augmentation)],
         num_points=[sample.num_points],
@@ -144,7 +143,7 @@ def apply(sample: Sample, augmentation: Augmentation) -> Batch:
         ego_past_m=moved_trajectory(sample.ego_past_m, matrix)[None],
         ego_future_m=moved_trajectory(sample.ego_future_m, matrix)[None],
         command=torch.tensor([_moved_command(sample.command, augmentation.is_mirrored)]),
-        can_bus=(sample.can_bus * status_factors)[None],
+        can_bus=(sample.can_bus * _status_factors(augmentation))[None],
         is_labelled=torch.tensor([sample.is_labelled]),
     )
     return Batch(inputs, targets, [sample.token])
@@ -237,6 +236,15 @@ def _moved_command(command: int, is_mirrored: bool) -> int:
         return command
     swapped = {"left": "right", "right": "left", "straight": "straight"}
     return COMMANDS.index(swapped[COMMANDS[command]])
+
+
+def moved_odometry(odometry: Odometry, augmentation: Augmentation) -> Odometry:
+    """The same in the augmented world; turning it changes nothing."""
+    sign, scale = (-1.0 if augmentation.is_mirrored else 1.0), augmentation.scale
+    return Odometry(
+        odometry.motion * _status_factors(augmentation)[MOTION_COLUMNS],
+        odometry.past_m * torch.tensor([scale, scale * sign, sign]),
+    )
 
 
 def _status_factors(augmentation: Augmentation) -> Tensor:

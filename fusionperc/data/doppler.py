@@ -1,13 +1,14 @@
 """The ego's own motion from the Doppler of its radars: what stands still comes towards a moving radar.
 
 A return in the direction u that stands still has the radial speed -u . v of the radar's own velocity v. All radars'
-scans of half a second are fitted at once with a speed, an acceleration and a turn rate of a vehicle that does not slip
-sideways at its rear axle, the ego frame's origin. Nothing but radar files and calibration is read: no odometry, no CAN
-bus. Speeds that the files have compensated (`vx_comp`) are not used: the own speed was given to those.
+scans of half a second are fitted at once with a speed, an acceleration and an evenly changing turn rate of a vehicle
+that does not slip sideways at its rear axle, the ego frame's origin. Nothing but radar files and calibration is read:
+no odometry, no CAN bus. Speeds that the files have compensated (`vx_comp`) are not used: the own speed was given to
+those.
 
 Source: Kellner et al., Instantaneous ego-motion estimation using Doppler radar (ITSC 2013) and using multiple Doppler
-radars (ICRA 2014); deviates: the robust start is the most frequent speed, and scans of several times are fitted with
-an acceleration.
+radars (ICRA 2014); deviates: the robust start is the most frequent speed, and scans of several times are fitted at
+once.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ _LEAST_RETURNS = 12
 _BIN_MPS, _LEAST_COSINE = 0.5, 0.5
 #: Deviations from the fit beyond which returns count less, from round to round; files round to 0.25 m/s.
 _ROUNDS_MPS = (0.6, 0.4, 0.25, 0.2, 0.2, 0.2)
-#: Standard deviations: what is known beforehand of acceleration (m/s^2) and turn rate (rad/s), and of a return (m/s).
-_PRIOR_SIGMA, _RETURN_SIGMA_MPS = (4.0, 0.7), 0.1
+#: Standard deviations: what is known beforehand of acceleration (m/s^2), turn rate (rad/s) and its change (rad/s^2);
+#: a return's (m/s).
+_PRIOR_SIGMA, _RETURN_SIGMA_MPS = (4.0, 0.7, 0.5), 0.1
+#: Steps in which the past is integrated, and the time that the scans of one moment are from.
+_PAST_STEP_S, _SCANS_S = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
     told = np.abs(ahead) > _LEAST_COSINE
     if told.sum() < _LEAST_RETURNS:
         return unknown
-    system = -np.stack([ahead, -age * ahead, lever], 1)
-    motion = np.array([_most_frequent(-speed[told] / ahead[told]), 0.0, 0.0])
+    system = -np.stack([ahead, -age * ahead, lever, -age * lever], 1)
+    motion = np.array([_most_frequent(-speed[told] / ahead[told]), 0.0, 0.0, 0.0])
     prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in _PRIOR_SIGMA)])
     weight = np.zeros(len(speed))
     for scale_mps in _ROUNDS_MPS:
@@ -88,7 +92,42 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
         return unknown
     if np.ptp(age) < 0.1:
         motion[1] = np.nan
-    return motion.astype(np.float32)
+    return motion[:3].astype(np.float32)
+
+
+def past_poses(
+    age_s: NDArray[np.float64], motion: NDArray[np.float32], times_s: Sequence[float]
+) -> NDArray[np.float32]:
+    """Where the ego was, from how fast it went and turned at a few moments; between these, evenly changing.
+
+    Half a second beyond the first moment, from which its scans were, it is taken to have accelerated as it did then.
+
+    Args:
+        age_s: (K,) of the moments, ascending from about 0.
+        motion: (K, 3) as `ego_motion`; the moments of which it is unknown are left out.
+        times_s: (P,) of the poses, negative.
+
+    Returns:
+        (P, 3) x, y, yaw in the ego frame of age 0; NaN before that, and everywhere if the newest motion is unknown.
+    """
+    known = np.isfinite(motion[:, [0, 2]]).all(1)
+    poses = np.full((len(times_s), 3), np.nan, dtype=np.float32)
+    if not known[0]:
+        return poses
+    age_s, (speed, acceleration, turn_rate) = age_s[known], motion[known].astype(np.float64).T
+    age_s = np.append(age_s, age_s[-1] + _SCANS_S)
+    speed = np.append(speed, speed[-1] - np.nan_to_num(acceleration[-1]) * _SCANS_S)
+    turn_rate = np.append(turn_rate, turn_rate[-1])
+    steps = np.arange(0.0, age_s[-1] + _PAST_STEP_S / 2, _PAST_STEP_S)
+    speed, turn_rate = np.interp(steps, age_s, speed), np.interp(steps, age_s, turn_rate)
+    way, turn = ((values[1:] + values[:-1]) / 2 * _PAST_STEP_S for values in (speed, turn_rate))
+    yaw = np.append(0.0, -np.cumsum(turn))
+    middle = (yaw[1:] + yaw[:-1]) / 2
+    x, y = (np.append(0.0, -np.cumsum(way * along)) for along in (np.cos(middle), np.sin(middle)))
+    for pose, time_s in zip(poses, times_s, strict=True):
+        if -time_s <= steps[-1]:
+            pose[:] = [np.interp(-time_s, steps, values) for values in (x, y, yaw)]
+    return poses
 
 
 def _most_frequent(values: NDArray[np.float64]) -> float:

@@ -22,7 +22,7 @@ from fusionperc.config import AugmentationConfig, Config, DataConfig
 from fusionperc.data.augment import Augmentation, apply, draw
 from fusionperc.data.errors import DataError
 from fusionperc.data.nuscenes import NuScenesDrives
-from fusionperc.data.planning import collate_ego, collate_planning, with_planning
+from fusionperc.data.planning import collate_ego, collate_odometry, collate_planning, with_planning
 from fusionperc.data.sample import Sample, Surroundings
 from fusionperc.geometry import BevGrid
 from fusionperc.types import SENSORS, Batch, CameraInputs, Points, Sensor, SensorInputs, Targets
@@ -80,7 +80,9 @@ class DriveDataset(Dataset[Batch]):
         sample = self.drives.read(index, augmentation.crops(self.image_size), self._read_sensors)
         batch = apply(sample, augmentation)
         if self.planning_grid is not None:
-            batch = with_planning(batch, sample, self.drives.surroundings(index), augmentation, self.planning_grid)
+            around = self.drives.surroundings(index)
+            odometry = self.drives.odometry(index) if sample.radar is not None else None
+            batch = with_planning(batch, sample, around, odometry, augmentation, self.planning_grid)
         return replace(batch, inputs=seen_by(batch.inputs, self.sensors, sample))
 
 
@@ -318,7 +320,7 @@ def collate_inputs(inputs: Sequence[SensorInputs]) -> SensorInputs:
         radar=_collate_points([item.radar for item in inputs]),
         lidar=_collate_points([item.lidar for item in inputs]),
         present=torch.cat([item.present for item in inputs]),
-        doppler_motion=stacked([item.doppler_motion for item in inputs], absent=torch.nan),
+        odometry=collate_odometry([item.odometry for item in inputs]),
     )
 
 
@@ -350,9 +352,9 @@ def _collate_cameras(items: list[CameraInputs | None]) -> CameraInputs | None:
     )
 
 
-def stacked(items: Sequence[Tensor | None], absent: float = 0.0) -> Tensor | None:
-    """Tensors of single samples as one, full of `absent` where there is none."""
+def stacked(items: Sequence[Tensor | None]) -> Tensor | None:
+    """Tensors of single samples as one, zeros where there is none."""
     first = next((item for item in items if item is not None), None)
     if first is None:
         return None
-    return torch.cat([torch.full_like(first, absent) if item is None else item for item in items])
+    return torch.cat([torch.zeros_like(first) if item is None else item for item in items])

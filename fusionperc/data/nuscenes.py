@@ -36,7 +36,7 @@ from fusionperc.data.tracks import tracks_of
 from fusionperc.data.trajectory import driving_command, ego_trajectory, planar_poses
 from fusionperc.geometry import inverse, yaw_from_rotation
 from fusionperc.measurements import Measurements, Surfaces
-from fusionperc.types import CLASSES, SENSORS, Boxes, Sensor
+from fusionperc.types import CLASSES, SENSORS, Boxes, Odometry, Sensor
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +173,14 @@ class NuScenesDrives:
     def surfaces(self, index: int) -> Surfaces:
         """What moves in a key frame; see `moving_surfaces`."""
         return moving_surfaces(self.files, int(self._samples[index]))
+
+    def odometry(self, index: int) -> Odometry:
+        """How the ego moves and came here, one sample; see `SensorFiles.odometry`.
+
+        Raises:
+            DataError: a damaged radar file.
+        """
+        return self.files.odometry(int(self._samples[index]))
 
     def surroundings(self, index: int) -> Surroundings:
         """How a sample goes on: the ego's and all objects' tracks, commands and drivable area; no sensor file is read.

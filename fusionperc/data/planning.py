@@ -12,21 +12,26 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fusionperc.data.augment import Augmentation, moved_trajectory
+from fusionperc.data.augment import Augmentation, moved_odometry, moved_trajectory
 from fusionperc.data.maps import distance_to_area, moved
 from fusionperc.data.sample import FUTURE_TIMES_S, Sample, Surroundings
 from fusionperc.geometry import BevGrid
-from fusionperc.types import Batch, EgoInputs, PlanningTargets
+from fusionperc.types import Batch, EgoInputs, Odometry, PlanningTargets
 
 
 def with_planning(
-    batch: Batch, sample: Sample, surroundings: Surroundings, augmentation: Augmentation, grid: BevGrid
+    batch: Batch,
+    sample: Sample,
+    surroundings: Surroundings,
+    odometry: Odometry | None,
+    augmentation: Augmentation,
+    grid: BevGrid,
 ) -> Batch:
-    """The batch of one sample with `ego` and `targets.planning`.
+    """The batch of one sample with `ego`, `inputs.odometry` and `targets.planning`.
 
     Args:
         batch: the augmented sample: its command and CAN bus values are taken as they are.
-        sample, surroundings: the same key frame, not augmented.
+        sample, surroundings, odometry: the same key frame, not augmented; no odometry where there is no radar.
         augmentation: of the batch.
         grid: of the drivable area.
     """
@@ -38,6 +43,7 @@ def with_planning(
     targets = batch.targets
     return replace(
         batch,
+        inputs=replace(batch.inputs, odometry=None if odometry is None else moved_odometry(odometry, augmentation)),
         targets=replace(
             targets,
             planning=PlanningTargets(
@@ -68,13 +74,16 @@ def collate_ego(items: Sequence[EgoInputs | None]) -> EgoInputs | None:
     told = [item for item in items if item is not None]
     if len(told) < len(items):
         return None
-    return EgoInputs(
-        command=torch.cat([item.command for item in told]),
-        heading_rad=torch.cat([item.heading_rad for item in told]),
-        status=torch.cat([item.status for item in told]),
-        past_m=torch.cat([item.past_m for item in told]),
-        drivable=torch.cat([item.drivable for item in told]),
-    )
+    return EgoInputs.joined(told)
+
+
+def collate_odometry(items: Sequence[Odometry | None]) -> Odometry | None:
+    """One record of several, NaN for a sample that has none."""
+    first = next((item for item in items if item is not None), None)
+    if first is None:
+        return None
+    known = [Odometry.unknown(first.past_m) if item is None else item for item in items]
+    return Odometry(torch.cat([item.motion for item in known]), torch.cat([item.past_m for item in known]))
 
 
 def collate_planning(items: Sequence[PlanningTargets | None]) -> PlanningTargets | None:

@@ -105,7 +105,6 @@ class Readings:
         lidar: sweeps newest first, or None where the sensor is absent.
         num_keyframe_points: so many first points of `lidar` are the key frame's own sweep.
         radar: all radars' sweeps, or None.
-        doppler_motion: (3,) float32 as in `types.SensorInputs`, or None without radar.
         present: (3,) bool in the order of `types.SENSORS`.
     """
 
@@ -116,7 +115,6 @@ class Readings:
     lidar: Points | None
     num_keyframe_points: int
     radar: Points | None
-    doppler_motion: Tensor | None
     present: Tensor
 
 

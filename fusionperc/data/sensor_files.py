@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionperc.config import DataConfig
-from fusionperc.data.doppler import DopplerScan, doppler_scan, ego_motion
+from fusionperc.data.doppler import doppler_scan, ego_motion, past_poses
 from fusionperc.data.errors import DataError
 from fusionperc.data.index import CAMERA_COLUMNS, LIDAR_COLUMN, RADAR_COLUMNS, Index, pose_matrix
 from fusionperc.data.pictures import PictureCrop, read_picture
 from fusionperc.data.pointclouds import LIDAR_INTENSITY_MAX, SensorFile, is_own_vehicle, read_lidar, read_radar
-from fusionperc.data.sample import Readings
+from fusionperc.data.sample import PAST_TIMES_S, Readings
 from fusionperc.geometry import inverse
-from fusionperc.types import CAMERAS, Points, Sensor
+from fusionperc.types import CAMERAS, Odometry, Points, Sensor
 
 log = logging.getLogger(__name__)
 
 #: Size of the black pictures of a sample without cameras that is read without crops.
 _PICTURE_SIZE = (900, 1600)
+#: Earlier key frames whose motion tells where the ego was two seconds ago, at two a second.
+_PAST_KEY_FRAMES = 4
 
 
 class SensorFiles:
@@ -40,6 +42,7 @@ class SensorFiles:
 
     def __init__(self, find: Callable[[str], SensorFile], index: Index, config: DataConfig) -> None:
         self.find, self.index, self.config = find, index, config
+        self._motions: dict[int, NDArray[np.float32]] = {}
 
     def file(self, row: int) -> SensorFile:
         """The file of a row; it need not be there."""
@@ -93,7 +96,7 @@ class SensorFiles:
             DataError: as `NuScenesDrives.read`.
         """
         lidar, num_keyframe_points = self.lidar(sample, exists) if "lidar" in sensors else (None, 0)
-        radar, doppler_motion = self.radar(sample, exists) if "radar" in sensors else (None, None)
+        radar = self.radar(sample, exists) if "radar" in sensors else None
         images, camera_present, intrinsics, camera_T_ego = self.cameras(
             sample, exists, crops, has_pictures="camera" in sensors
         )
@@ -106,9 +109,7 @@ class SensorFiles:
                 f"sample {token} of {drive}: no file of any sensor ({', '.join(sensors)}) is there, such as {first}: "
                 "fetch them, or set data.missing=skip"
             )
-        return Readings(
-            images, camera_present, intrinsics, camera_T_ego, lidar, num_keyframe_points, radar, doppler_motion, present
-        )
+        return Readings(images, camera_present, intrinsics, camera_T_ego, lidar, num_keyframe_points, radar, present)
 
     def lidar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, int]:
         """Sweeps, newest first, and how many points the key frame's own has.
@@ -136,22 +137,21 @@ class SensorFiles:
             features.append(columns)
         return _points(np.concatenate(xyz), np.concatenate(features)), len(xyz[0])
 
-    def radar(self, sample: int, exists: NDArray[np.bool_]) -> tuple[Points | None, Tensor | None]:
-        """All radars that are there, and the ego's motion that their Doppler tells.
+    def radar(self, sample: int, exists: NDArray[np.bool_]) -> Points | None:
+        """All radars that are there.
 
         A radar's velocity over ground turns with its frame, its vertical part is none.
         """
         columns = [column for column in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if exists[column]]
         if not columns:
-            return None, None
+            return None
         runs = [self._sweeps(sample, column, self.config.radar_sweeps) for column in columns]
         rows = [row for run in runs for row in run]
         key_frames = {run[0] for run in runs}
-        ego_T_sensor, own_T_sensor = self.ego_T_sensor(sample, rows)
+        ego_T_sensor, _ = self.ego_T_sensor(sample, rows)
         xyz: list[NDArray[np.float32]] = []
         features: list[NDArray[np.float32]] = []
-        scans: list[DopplerScan] = []
-        for row, transform, calibration in zip(rows, ego_T_sensor.float().numpy(), own_T_sensor.numpy(), strict=True):
+        for row, transform in zip(rows, ego_T_sensor.float().numpy(), strict=True):
             file = self.file(row)
             if self.is_absent(file, row in key_frames):
                 continue
@@ -159,11 +159,32 @@ class SensorFiles:
             rotation = transform[:3, :3]
             xyz.append(np.stack([points["x"], points["y"], points["z"]], 1) @ rotation.T + transform[:3, 3])
             velocity = np.stack([points["vx_comp"], points["vy_comp"]], 1) @ rotation[:2, :2].T
-            age_s = self.age_s(sample, row)
-            age = np.full(len(points), age_s)
+            age = np.full(len(points), self.age_s(sample, row))
             features.append(np.column_stack([points["rcs"], velocity, age]).astype(np.float32))
-            scans.append(doppler_scan(points, calibration, age_s))
-        return _points(np.concatenate(xyz), np.concatenate(features)), torch.from_numpy(ego_motion(scans))
+        return _points(np.concatenate(xyz), np.concatenate(features))
+
+    def odometry(self, sample: int) -> Odometry:
+        """How the ego moves and came here, by the Doppler of its radars, one sample; files not there tell nothing."""
+        first = int(self.index.drive_start[self.index.drive_of(sample)])
+        oldest = max(first, sample - _PAST_KEY_FRAMES)
+        samples = range(sample, oldest - 1, -1)
+        motion = np.stack([self._motion(earlier) for earlier in samples])
+        age_s = [self.age_s(sample, int(self.index.sample_reference[earlier])) for earlier in samples]
+        past_m = past_poses(np.array(age_s), motion, PAST_TIMES_S)
+        return Odometry(torch.from_numpy(motion[:1]), torch.from_numpy(past_m)[None])
+
+    def _motion(self, sample: int) -> NDArray[np.float32]:
+        """(3,) `EGO_MOTION`, fitted once: the next key frames ask for it, too."""
+        if sample not in self._motions:
+            there = [c for c in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if self.index.sample_row[sample, c] >= 0]
+            rows = [row for column in there for row in self._sweeps(sample, column, self.config.radar_sweeps)]
+            rows = [row for row in rows if self.file(row).is_file()]
+            calibration = pose_matrix(self.index.calibration_pose[self.index.row_calibration[rows]]).numpy()
+            self._motions[sample] = ego_motion([
+                doppler_scan(read_radar(self.file(row), self.config.radar_filter), matrix, self.age_s(sample, row))
+                for row, matrix in zip(rows, calibration, strict=True)
+            ])  # fmt: skip
+        return self._motions[sample]
 
     def cameras(
         self, sample: int, exists: NDArray[np.bool_], crops: Sequence[PictureCrop] | None, *, has_pictures: bool

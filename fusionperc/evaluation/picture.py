@@ -58,7 +58,6 @@ def full_size_inputs(sample: Sample) -> SensorInputs:
         radar=sample.radar,
         lidar=sample.lidar,
         present=sample.present[None],
-        doppler_motion=None if sample.doppler_motion is None else sample.doppler_motion[None],
     )
 
 

@@ -71,7 +71,7 @@ def blank(inputs: SensorInputs) -> SensorInputs:
         cameras=None if cameras is None else replace(cameras, images=torch.zeros_like(cameras.images)),
         radar=None if inputs.radar is None else _emptied(inputs.radar),
         lidar=None if inputs.lidar is None else _emptied(inputs.lidar),
-        doppler_motion=None,
+        odometry=None,
     )
 
 
@@ -81,7 +81,7 @@ def newest(inputs: SensorInputs) -> SensorInputs:
         inputs,
         radar=None if inputs.radar is None else _younger(inputs.radar, 3, _NEWEST_RADAR_S),
         lidar=None if inputs.lidar is None else _younger(inputs.lidar, 1, _NEWEST_LIDAR_S),
-        doppler_motion=None,
+        odometry=None,
     )
 
 

@@ -87,8 +87,8 @@ class FusionPerc(BevEncoder, PyTorchModelHubMixin, coders={ModelConfig: (_encode
         if self.planning is not None and ego is not None:
             lidar = inputs.lidar if "lidar" in bev.sensors else None
             sweeps = None if lidar is None else self.planning.near.counts(lidar)
-            doppler_motion = inputs.doppler_motion if "radar" in bev.sensors else None
-            planning = self.planning(bev.fused, detection, ego, sweeps, doppler_motion)
+            odometry = inputs.odometry if "radar" in bev.sensors else None
+            planning = self.planning(bev.fused, detection, ego, sweeps, odometry)
         return FusionPercOutput(
             detection=detection,
             depth_logits=bev.depth_logits,

@@ -3,7 +3,8 @@
 Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
 the bird's-eye view with the drivable area, read off it or given by a map, and gives accelerations and curvatures of a
 vehicle that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first
-motion is the told one, or else what the radars' Doppler tells, or else the LiDAR's sweeps, laid side by side. How much
+motion is the told one, or else what the radars' Doppler tells, or else the LiDAR's sweeps, laid side by side: these
+show speed and turn rate, but in half a second no acceleration. How much
 of what it learns changes the network that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection
 learns as if none were planned.
 
@@ -25,8 +26,8 @@ from fusionperc.config import PlanningHeadConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.detection import DetectionOutput
-from fusionperc.models.ego_prior import MOTION_SCALE, NUM_PAST, NUM_STEPS, PAST_SCALE, STATUS_SCALE, EgoPrior
-from fusionperc.types import CLASSES, COMMANDS, EGO_STATUS, MOTION_COLUMNS, EgoInputs, Points
+from fusionperc.models.ego_prior import NUM_EGO_VALUES, NUM_STEPS, EgoPrior, ego_values, known_odometry, known_or
+from fusionperc.types import CLASSES, COMMANDS, EgoInputs, Odometry, Points
 
 #: Between waypoints, at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
 STEP_S = 0.5
@@ -75,9 +76,9 @@ class PlanningOutput:
             variants of `EgoInputs`.
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
-        sweep_motion: (B, 3) `DOPPLER_MOTION`, the ego's present motion, as the LiDAR's sweeps tell it.
+        sweep_motion: (B, 3) `EGO_MOTION`, the ego's present motion, as the LiDAR's sweeps tell it; NaN: acceleration.
         sensed_motion: (B, 3) the same as all sensors tell it, without gradient: measured by Doppler where there is
-            radar. Plans start with it where no ego status is told.
+            radar. Plans start with it where no ego status is told, evenly where no acceleration is.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on, as the sensors tell, whether a map is given or not.
     """
@@ -116,7 +117,7 @@ class PlanningHead(nn.Module):
         self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
         self.scene = SceneTokens(grid, in_channels + 1, channels)
         self.near = SweepStack(config.near_m, channels)
-        self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 3))
+        self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 2))
         self.agents = AgentMotion(config, query_channels)
         self.ego = EgoQueries(config)
         self.prior = EgoPrior()
@@ -140,7 +141,7 @@ class PlanningHead(nn.Module):
         detection: DetectionOutput,
         ego: EgoInputs,
         sweeps: Float[Tensor, "batch ages near_x near_y"] | None = None,
-        doppler_motion: Float[Tensor, "batch 3"] | None = None,
+        odometry: Odometry | None = None,
     ) -> PlanningOutput:
         """Plans for every sample, or for G variants of each: `ego` then holds G * B, all samples of a variant together.
 
@@ -149,7 +150,7 @@ class PlanningHead(nn.Module):
             detection: of the same samples.
             ego: what the ego is told.
             sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
-            doppler_motion: as in `SensorInputs`.
+            odometry: as in `SensorInputs`.
         """
         bev = weakened_gradient(bev, self.shared_gradient)
         content = weakened_gradient(detection.query_content, self.shared_gradient)
@@ -160,23 +161,23 @@ class PlanningHead(nn.Module):
         tokens, motion, is_absent = self.agents(replace(detection, query_content=content))
         area = map_logits.sigmoid()
         if self.is_map_given:
-            known = ego.drivable[: bev.shape[0], None]
-            area = torch.where(known.isfinite(), known.to(area.dtype), area)
+            drivable = ego.drivable[: bev.shape[0], None]
+            area = torch.where(drivable.isfinite(), drivable.to(area.dtype), area)
         scene = self.scene(torch.cat([bev, area], 1))
         variants = ego.command.shape[0] // bev.shape[0]
-        sensed_motion = sweep_motion.detach()
-        if doppler_motion is not None:
-            sensed_motion = _known_or(doppler_motion, sensed_motion)
-        sensed = sensed_motion.repeat(variants, 1)
-        queries = self.ego(ego, near.repeat(variants, 1), sensed)
+        if odometry is None:
+            odometry = Odometry.unknown(ego.past_m[: bev.shape[0]])
+        sensed_motion = known_or(odometry.motion, sweep_motion.detach())
+        known = known_odometry(ego, sensed_motion.repeat(variants, 1), odometry.past_m.repeat(variants, 1, 1))
+        queries = self.ego(ego, known, near.repeat(variants, 1))
         tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
         scene = scene.repeat(variants, 1, 1)
         for layer in self.layers:
             queries = layer(queries, tokens, is_absent, scene)
         normed = self.norm(queries)
-        known_motion, start, going_on = present_motion(ego.status.float(), sensed)
+        start, going_on = present_motion(known.motion)
         raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() * raw_scale(normed.device)
-        raw = raw + self.first_controls + self.prior(ego, known_motion)[:, None]
+        raw = raw + self.first_controls + self.prior(ego, known)[:, None]
         raw = raw + going_on[:, None, :, None] * self.told_share
         waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
         return PlanningOutput(
@@ -200,26 +201,19 @@ def raw_scale(device: torch.device) -> Float[Tensor, "2 1"]:
     return torch.tensor([[1.0], [_CURVATURE_UNIT_PER_M]], device=device)
 
 
-def _as_motion(raw: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
-    """Speed, never backwards, acceleration and turn rate of raw numbers of about one."""
-    return torch.stack([F.softplus(raw[:, 0] + 1.0) * 2.0, raw[:, 1], raw[:, 2] * 0.1], -1)
+def _as_motion(raw: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch 3"]:
+    """Speed, never backwards, and turn rate of raw numbers of about one."""
+    speed, turn_rate = F.softplus(raw[:, 0] + 1.0) * 2.0, raw[:, 1] * 0.1
+    return torch.stack([speed, torch.full_like(speed, torch.nan), turn_rate], -1)
 
 
-def _known_or(values: Float[Tensor, "batch 3"], others: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
-    return torch.where(values.isfinite(), values.to(others.dtype), others)
-
-
-def present_motion(
-    status: Float[Tensor, "batch 4"], sensed: Float[Tensor, "batch 3"]
-) -> tuple[Float[Tensor, "batch 3"], Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
-    """How the vehicle moves now, as told, else as sensed: `DOPPLER_MOTION`; the first speed; what it goes on doing, its
-    acceleration and curvature."""
-    motion = _known_or(status[:, MOTION_COLUMNS], sensed)
-    speed, acceleration, turn_rate = motion.unbind(-1)
+def present_motion(motion: Float[Tensor, "batch 3"]) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 2"]]:
+    """The first speed, and what the vehicle goes on doing, acceleration and curvature: of `EGO_MOTION`."""
+    speed, acceleration, turn_rate = motion.nan_to_num(0.0).unbind(-1)
     curvature = turn_rate / speed.clamp(min=_LEAST_TURNING_MPS)
     acceleration = acceleration.clamp(-BRAKE_MPS2, ACCELERATE_MPS2)
     going_on = torch.stack([acceleration, curvature.clamp(-CURVATURE_PER_M, CURVATURE_PER_M)], -1)
-    return motion, speed.clamp(min=0.0), going_on
+    return speed.clamp(min=0.0), going_on
 
 
 def rolled_out(
@@ -373,7 +367,7 @@ class AgentMotion(nn.Module):
 
 
 class EgoQueries(nn.Module):
-    """M queries from the command, the ego's status or the knowledge that it is not told, and its surroundings."""
+    """M queries from the command, what is known of the ego, and its surroundings."""
 
     def __init__(self, config: PlanningHeadConfig) -> None:
         super().__init__()
@@ -381,26 +375,17 @@ class EgoQueries(nn.Module):
         self.mode_embedding = nn.Embedding(config.modes, channels)
         # The last one is for an unknown command.
         self.command_embedding = nn.Embedding(len(COMMANDS) + 1, channels)
-        known = len(EGO_STATUS) + 3 * NUM_PAST
-        self.status = nn.Sequential(
-            nn.Linear(2 * known, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels)
+        self.known = nn.Sequential(
+            nn.Linear(NUM_EGO_VALUES, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels)
         )
-        self.unknown_status_embedding = nn.Parameter(torch.zeros(channels))
-        self.motion = nn.Linear(5, channels)
+        self.heading = nn.Linear(2, channels)
 
     def forward(
-        self, ego: EgoInputs, near: Float[Tensor, "batch channels"], sensed: Float[Tensor, "batch 3"]
+        self, ego: EgoInputs, known: Odometry, near: Float[Tensor, "batch channels"]
     ) -> Float[Tensor, "batch modes channels"]:
-        scale = near.new_tensor(STATUS_SCALE)
-        past = (ego.past_m / near.new_tensor(PAST_SCALE)).flatten(1)
-        values = torch.cat([ego.status / scale, past], 1)
-        is_known = values.isfinite()
-        told = self.status(torch.cat([values.nan_to_num(0.0, 0.0, 0.0), is_known.to(values.dtype)], 1))
-        status = torch.where(is_known.any(1, keepdim=True), told, self.unknown_status_embedding.to(told.dtype))
         command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
-        units = near.new_tensor(MOTION_SCALE)
-        heading = torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin(), *(sensed / units).unbind(-1)], -1)
-        query: Tensor = near + status + command + self.motion(heading)
+        heading = self.heading(torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin()], -1))
+        query: Tensor = near + self.known(ego_values(ego, known)) + command + heading
         return query[:, None] + self.mode_embedding.weight
 
 

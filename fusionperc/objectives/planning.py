@@ -183,10 +183,10 @@ def _imitation(
 
 
 def _ego_motion(sensed: Float[Tensor, "batch 3"], targets: Targets) -> Tensor:
-    """L1 of the ego's speed, acceleration and turn rate where the CAN bus has them, each in its unit of `EGO_UNITS`."""
+    """L1 of the ego's motion where it is sensed and the CAN bus has it, each column in its unit of `EGO_UNITS`."""
     truth = targets.can_bus[:, MOTION_COLUMNS]
-    known = truth.isfinite()
-    error = (sensed - truth.nan_to_num()).abs() / sensed.new_tensor(EGO_UNITS)
+    known = truth.isfinite() & sensed.isfinite()
+    error = (sensed.nan_to_num() - truth.nan_to_num()).abs() / sensed.new_tensor(EGO_UNITS)
     return (error * known).sum() / known.sum().clamp(min=1)
 
 

@@ -22,7 +22,7 @@ from fusionperc.data.sensor_dropout import drop_sensors
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.training.finetune import Finetuning
-from fusionperc.types import DOPPLER_MOTION, Batch, SensorInputs
+from fusionperc.types import Batch, Odometry, SensorInputs
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ _TOLD_EVERY = 100
 
 @dataclass(frozen=True)
 class Seen:
-    """What the planning head is given of samples: fused map, detections, sweeps side by side (zeros without LiDAR), the
-    ego's motion as Doppler tells it (NaN without radar)."""
+    """What the planning head is given of samples: fused map, detections, sweeps side by side (zeros without LiDAR),
+    odometry (NaN without radar)."""
 
     bev: Tensor
     detection: DetectionOutput
     sweeps: Tensor
-    doppler_motion: Tensor
+    odometry: Odometry
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PlanningStage(Finetuning):
         assert head is not None and batch.batch.ego is not None
         ego = self.told(batch.batch.ego)
         seen = batch.seen
-        planned = head(seen.bev.float(), seen.detection, ego, seen.sweeps.float(), seen.doppler_motion)
+        planned = head(seen.bev.float(), seen.detection, ego, seen.sweeps.float(), seen.odometry)
         losses = self.planning_objective(planned, seen.detection, batch.batch.targets)
         losses["total"] = losses["plan_total"]
         return self.logged(losses, len(batch))
@@ -124,13 +124,13 @@ def look(module: Finetuning, batch: Batch, device: torch.device) -> list[SeenBat
     model(inputs.to(device), batch.ego.to(device))
     model.train(was_training)
     hook.remove()
-    bev, detection, _, sweeps, doppler_motion = given
+    bev, detection, _, sweeps, odometry = given
     if sweeps is None:
         stack = model.planning.near
         sweeps = torch.zeros(len(batch), stack.ages, stack.cells, stack.cells)
-    if doppler_motion is None:
-        doppler_motion = torch.full((len(batch), len(DOPPLER_MOTION)), torch.nan)
-    seen = Seen(bev.to(torch.bfloat16), _slim(detection), sweeps.half(), doppler_motion)
+    if odometry is None:
+        odometry = Odometry.unknown(batch.ego.past_m)
+    seen = Seen(bev.to(torch.bfloat16), _slim(detection), sweeps.half(), odometry)
     bare = replace(batch, inputs=SensorInputs(None, None, None, torch.zeros(len(batch), 3, dtype=torch.bool)))
     return [
         SeenBatch(_sample(bare, index), _each(seen, lambda tensor, i=index: tensor[i : i + 1].cpu().clone()))

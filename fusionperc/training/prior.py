@@ -1,12 +1,13 @@
 """Fits the prior of the planning head, what the ego's motion and the command alone tell, to recorded drives.
 
 No sensor file is read, only poses and CAN bus, so thousands of key frames are gone through a hundred times in seconds.
-Half of the samples are as if no ego status were told: their motion is as inexact as Doppler tells it.
+Each sample is seen three times: with the ego's status told, and as inexactly as radars or the LiDAR alone tell it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,18 +15,21 @@ from torch import Tensor
 
 from fusionperc.config import Config
 from fusionperc.data.loading import cache_folder, recorded_at_training
-from fusionperc.data.sample import Surroundings
+from fusionperc.data.sample import PAST_TIMES_S, Surroundings
+from fusionperc.models.ego_prior import known_odometry, known_or
 from fusionperc.models.planning import PlanningHead, present_motion, rolled_out
 from fusionperc.objectives.planning import plan_error_m
-from fusionperc.types import COMMANDS, MOTION_COLUMNS, EgoInputs
+from fusionperc.types import COMMANDS, MOTION_COLUMNS, EgoInputs, Odometry
 
 log = logging.getLogger(__name__)
 
 #: Fewer key frames with a recorded future and CAN bus are not learnt from.
 LEAST_SAMPLES = 100
 _EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 100, 128, 2e-3, 1e-2
-#: How far off Doppler tells speed (m/s), acceleration (m/s^2) and turn rate (rad/s), standard deviations.
-_SENSED_SIGMA = (0.03, 0.15, 0.01)
+#: How far off radars and LiDAR tell speed (m/s), acceleration (m/s^2) and turn rate (rad/s), standard deviations.
+_RADAR_SIGMA, _LIDAR_SIGMA = (0.02, 0.07, 0.004), (0.25, math.nan, 0.02)
+#: How far off x, y (m) and yaw (rad) are that radars tell of the past, a second ago; y grows with the square of time.
+_PAST_SIGMA = (0.01, 0.01, 0.002)
 
 
 def fit_prior(head: PlanningHead, config: Config) -> None:
@@ -43,11 +47,15 @@ def fit_prior(head: PlanningHead, config: Config) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         loss_m = _fit(head, kept, [item.command(config.data.command) for item in kept])
-    log.info("planning prior: %d key frames, %.2f m off with ego status, %.2f m without", len(kept), *loss_m)
+    log.info(
+        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with what radars tell, %.2f m with LiDAR",
+        len(kept),
+        *loss_m,
+    )
 
 
-def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[int]) -> tuple[float, float]:
-    """Returns the last epoch's errors with and without ego status: metres, headings included."""
+def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[int]) -> list[float]:
+    """Returns the last epoch's errors with ego status and as radars and LiDAR tell it: metres, headings included."""
     future = torch.stack([item.ego_future_m for item in items])
     past = torch.stack([item.ego_past_m for item in items])
     status = torch.stack([item.can_bus for item in items])
@@ -57,28 +65,48 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
     steps = _EPOCHS * -(-len(items) // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LEARNING_RATE, total_steps=steps)
     share = head.told_share.detach()
-    errors = torch.zeros(2)
+    errors = torch.zeros(3)
     for _ in range(_EPOCHS):
-        errors = torch.zeros(2)
+        errors = torch.zeros(3)
         for rows in torch.split(torch.randperm(len(items)), _BATCH):
             # In a mirrored world the ego turns the other way.
             mirrored = torch.rand(len(rows)) < 0.5
             told = _told(past[rows], status[rows], command[rows], mirrored)
-            sensed = told.status[:, MOTION_COLUMNS] + torch.randn(len(rows), 3) * torch.tensor(_SENSED_SIGMA)
-            both = told.and_without_status()
-            motion, start, going_on = present_motion(both.status, sensed.repeat(2, 1))
-            raw = prior(both, motion) + going_on[:, :, None] * share
-            plan, _ = rolled_out(raw[:, None], start, both.heading_rad)
+            variants = EgoInputs.joined([told, *[told.without_status()] * 2])
+            odometry = [Odometry.unknown(told.past_m), _as_radars_tell(told), _as_lidar_tells(told)]
+            motion, past_m = (torch.cat([getattr(o, name) for o in odometry]) for name in ("motion", "past_m"))
+            known = known_odometry(variants, motion, past_m)
+            start, going_on = present_motion(known.motion)
+            raw = prior(variants, known) + going_on[:, :, None] * share
+            plan, _ = rolled_out(raw[:, None], start, variants.heading_rad)
             truth = future[rows] * _sides(mirrored, (1.0, -1.0, -1.0))[:, None]
-            error = plan_error_m(plan[:, 0], truth.repeat(2, 1, 1))
+            error = plan_error_m(plan[:, 0], truth.repeat(3, 1, 1))
             optimizer.zero_grad()
             error.mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            errors += error.detach().view(2, -1).sum(1)
+            errors += error.detach().view(3, -1).sum(1)
     prior.requires_grad_(False)
-    with_status, without = (errors / len(items)).tolist()
-    return with_status, without
+    return (errors / len(items)).tolist()
+
+
+def _as_radars_tell(told: EgoInputs) -> Odometry:
+    """Their scans of half a second tell its mean acceleration, not the present one."""
+    motion, (time_s, way_m) = told.status[:, MOTION_COLUMNS].clone(), (PAST_TIMES_S[-1], told.past_m[:, -1, 0])
+    mean_mps2 = (way_m - motion[:, 0] * time_s) / (time_s**2 / 2)
+    motion[:, 1] = known_or(mean_mps2, motion[:, 1])
+    noise = torch.randn(len(way_m), 1, 3) * torch.tensor(_PAST_SIGMA)
+    age_s = torch.tensor(PAST_TIMES_S).abs()
+    return Odometry(
+        motion + torch.randn_like(motion) * torch.tensor(_RADAR_SIGMA),
+        told.past_m + noise * torch.stack([age_s, age_s**2, age_s], -1),
+    )
+
+
+def _as_lidar_tells(told: EgoInputs) -> Odometry:
+    motion = told.status[:, MOTION_COLUMNS]
+    motion = motion + torch.randn_like(motion) * torch.tensor(_LIDAR_SIGMA)
+    return Odometry(motion, torch.full_like(told.past_m, torch.nan))
 
 
 def _told(past: Tensor, status: Tensor, command: Tensor, mirrored: Tensor) -> EgoInputs:

@@ -11,10 +11,18 @@ import pytest
 import torch
 
 from fusionperc.config import AugmentationConfig, DataConfig
-from fusionperc.data.augment import DEPTH_STRIDE, Augmentation, apply, depth_targets, draw, jitter_colours
+from fusionperc.data.augment import (
+    DEPTH_STRIDE,
+    Augmentation,
+    apply,
+    depth_targets,
+    draw,
+    jitter_colours,
+    moved_odometry,
+)
 from fusionperc.data.nuscenes import NuScenesDrives, Sample
 from fusionperc.geometry import points_in_boxes, project_points, rotation_from_yaw, transform_points, wrap_angle
-from fusionperc.types import COMMANDS, RADAR_FEATURES, Batch
+from fusionperc.types import COMMANDS, RADAR_FEATURES, Batch, Odometry
 
 IMAGE_SIZE = (64, 160)
 STRONG = AugmentationConfig(flip_x=True, flip_y=True, rotation_rad=1.0, scale=(0.8, 1.25), image_zoom=(0.9, 1.3))
@@ -145,8 +153,11 @@ def test_what_the_ego_does_follows_the_mirror(written_folder: Path, flips: tuple
     torch.testing.assert_close(wrap_angle(heading - expected), torch.zeros(6), atol=1e-6, rtol=0)
     sign = -1 if swaps else 1
     torch.testing.assert_close(targets.can_bus[0], sample.can_bus * torch.tensor([1, 1, sign, sign]))
-    assert sample.doppler_motion is not None and batch.inputs.doppler_motion is not None
-    torch.testing.assert_close(batch.inputs.doppler_motion[0], sample.doppler_motion * torch.tensor([1, 1, sign]))
+    odometry = Odometry(torch.tensor([[5.0, -1.0, 0.2]]), torch.tensor([[[-2.5, 0.4, -0.1]]]))
+    moved = moved_odometry(odometry, replace(none, augmented_T_ego=matrix))
+    torch.testing.assert_close(moved.motion, odometry.motion * torch.tensor([1, 1, sign]))
+    # In the vehicle's own axes a world that is mirrored from front to back is mirrored from left to right.
+    torch.testing.assert_close(moved.past_m, odometry.past_m * torch.tensor([1, sign, sign]))
     assert torch.isnan(targets.ego_past_m[0, 0]).all() == torch.isnan(sample.ego_past_m[0]).all()
 
 

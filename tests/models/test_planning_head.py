@@ -13,9 +13,9 @@ from torch import Tensor
 from fusionperc.config import DetectionHeadConfig, PlanningHeadConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.models.detection import DetectionHead, DetectionOutput
-from fusionperc.models.ego_prior import EgoPrior
+from fusionperc.models.ego_prior import EgoPrior, known_odometry
 from fusionperc.models.planning import BRAKE_MPS2, CURVATURE_PER_M, PlanningHead, PlanningOutput, rolled_out
-from fusionperc.types import EgoInputs, Points
+from fusionperc.types import EgoInputs, Odometry, Points
 
 GRID = BevGrid(-16.0, 16.0, -16.0, 16.0, -5.0, 3.0, 1.0)
 CHANNELS, BATCH = 16, 2
@@ -49,12 +49,12 @@ def run(
     bev: Tensor,
     told: EgoInputs,
     lidar: Points | None = None,
-    doppler_motion: Tensor | None = None,
+    odometry: Odometry | None = None,
 ) -> PlanningOutput:
     with torch.no_grad():
         found: DetectionOutput = heads[0](bev)
         sweeps = None if lidar is None else heads[1].near.counts(lidar)
-        planned: PlanningOutput = heads[1](bev, found, told, sweeps, doppler_motion)
+        planned: PlanningOutput = heads[1](bev, found, told, sweeps, odometry)
     return planned
 
 
@@ -123,15 +123,16 @@ def test_doppler_tells_the_first_motion_where_no_status_does(
 ) -> None:
     """As a told speed would; what it leaves open the sweeps tell; a told status is believed first."""
     torch.nn.init.zeros_(heads[1].controls[-1].weight)
-    measured = torch.tensor([[9.0, -2.0, 0.0], [math.nan, math.nan, math.nan]])
-    planned = run(heads, bev, ego().without_status(), doppler_motion=measured)
+    motion = torch.tensor([[9.0, -2.0, 0.0], [math.nan, math.nan, math.nan]])
+    measured = Odometry(motion, torch.full((BATCH, 4, 3), math.nan))
+    planned = run(heads, bev, ego().without_status(), odometry=measured)
     first_m = float(planned.waypoints[0, 0, 0, 0])
     assert first_m == pytest.approx((9.0 - 2.0 * 0.25) * 0.5, abs=0.05)
     alone = run(heads, bev, ego().without_status())
     torch.testing.assert_close(planned.waypoints[1], alone.waypoints[1])
-    torch.testing.assert_close(planned.sweep_motion, alone.sweep_motion)
-    torch.testing.assert_close(planned.sensed_motion, torch.stack([measured[0], alone.sweep_motion[1]]))
-    told = run(heads, bev, ego(), doppler_motion=measured)
+    torch.testing.assert_close(planned.sweep_motion, alone.sweep_motion, equal_nan=True)
+    torch.testing.assert_close(planned.sensed_motion, torch.stack([motion[0], alone.sweep_motion[1]]), equal_nan=True)
+    told = run(heads, bev, ego(), odometry=measured)
     assert float(told.waypoints[0, 0, 0, 0]) == pytest.approx(5.0 * 0.5, abs=0.05)
 
 
@@ -181,9 +182,10 @@ def test_the_speed_is_read_off_the_sweeps(heads: tuple[DetectionHead, PlanningHe
     """Sweeps matter, each sample's own; without any return of any age it is as if there were no LiDAR."""
     none = run(heads, bev, ego().without_status(), returns()).sweep_motion
     seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).sweep_motion
-    torch.testing.assert_close(seen[0], none[0])
-    assert not torch.allclose(seen[1], none[1])
-    torch.testing.assert_close(run(heads, bev, ego().without_status()).sweep_motion, none)
+    assert none.isnan().tolist() == [[False, True, False]] * BATCH, "sweeps of half a second tell no acceleration"
+    torch.testing.assert_close(seen[0], none[0], equal_nan=True)
+    assert not torch.allclose(seen[1], none[1], equal_nan=True)
+    torch.testing.assert_close(run(heads, bev, ego().without_status()).sweep_motion, none, equal_nan=True)
 
 
 def test_variants_of_a_batch_are_planned_side_by_side(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
@@ -208,19 +210,30 @@ def test_the_prior_starts_at_nothing_and_sees_the_same_in_a_turned_frame() -> No
     torch.manual_seed(0)
     prior = EgoPrior()
     told = replace(ego(), past_m=torch.randn(BATCH, 4, 3))
-    motion = told.status[:, [0, 1, 3]]
-    assert not prior(told, motion).any()
+    sensed = Odometry(told.status[:, [0, 1, 3]] + 0.5, torch.randn(BATCH, 4, 3))
+
+    def controls_of(ego: EgoInputs) -> Tensor:
+        controls: Tensor = prior(ego, known_odometry(ego, sensed.motion, sensed.past_m))
+        return controls
+
+    assert not controls_of(told).any()
     torch.nn.init.normal_(prior.network[-1].weight)
-    controls = prior(told, motion)
+    controls = controls_of(told)
     assert controls.shape == (BATCH, 2, 8) and bool(controls.any())
     angle = torch.tensor(0.7)
     turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
     turned = torch.cat([told.past_m[..., :2] @ turn.T, told.past_m[..., 2:] + angle], -1)
     same = replace(told, past_m=turned, heading_rad=torch.full((BATCH,), 0.7))
-    torch.testing.assert_close(prior(same, motion), controls, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(controls_of(same), controls, atol=1e-4, rtol=1e-4)
     for other in (replace(told, command=torch.ones(BATCH, dtype=torch.int64)), told.without_status()):
-        assert not torch.allclose(prior(other, motion), controls, atol=1e-3)
-    assert prior(told.without_status(), motion).isfinite().all()
+        assert not torch.allclose(controls_of(other), controls, atol=1e-3)
+    unknown = Odometry.unknown(told.past_m)
+    assert prior(told.without_status(), unknown).isfinite().all()
+    # What is told is believed first, in the vehicle's own axes; what is not told is what is sensed.
+    known = known_odometry(same, sensed.motion, sensed.past_m)
+    torch.testing.assert_close(known.past_m, told.past_m, atol=1e-5, rtol=1e-5)
+    known = known_odometry(told.without_status(), sensed.motion, sensed.past_m)
+    assert torch.equal(known.motion, sensed.motion) and torch.equal(known.past_m, sensed.past_m)
 
 
 def test_status_is_withheld_from_the_chosen_samples_only(
