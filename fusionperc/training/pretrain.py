@@ -44,16 +44,25 @@ class Pretraining(TrainingModule):
             self.teacher = PictureTeacher(make_backbone(camera))
 
     def training_step(self, batch: UnlabelledBatch, batch_index: int) -> Tensor:
-        return self.logged(self.losses(batch, self.seeded(batch_index)), len(batch))
+        config, progress = self.config.pretraining, self.global_step / self.config.train.steps
+        is_unmasked = progress >= config.whole_after
+        return self.logged(self.losses(batch, self.seeded(batch_index), is_unmasked=is_unmasked), len(batch))
 
     def validation_step(self, batch: UnlabelledBatch, batch_index: int) -> None:
         """The same batch is always hidden and mixed up in the same way."""
         losses = self.losses(batch, torch.Generator().manual_seed(batch_index))
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=len(batch), sync_dist=True)
 
-    def losses(self, batch: UnlabelledBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Hides, mixes up, encodes, predicts and compares. `generator` is of all that is random, on the CPU."""
+    def losses(
+        self, batch: UnlabelledBatch, generator: torch.Generator, *, is_unmasked: bool = False
+    ) -> dict[str, Tensor]:
+        """Hides, mixes up, encodes, predicts and compares. `generator` is of all that is random, on the CPU.
+
+        Unmasked, no ground and no patch is hidden.
+        """
         config = self.config.pretraining
+        if is_unmasked:
+            config = config.model_copy(update={"whole": 1.0})
         share = config.mismatched if config.wants_matching else 0.0
         mixed, belongs = mismatch(batch.inputs, share, generator)
         masked = mask_inputs(mixed, config, self.objective.grid, generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import yaml
 from test_run import small_config
 from torch import Tensor
 
-from fusionperc.config import Config, ConfigError
+from fusionperc.config import Config, ConfigError, PretrainingConfig
+from fusionperc.data.masking import Masked, mask_inputs
 from fusionperc.data.unlabelled import make_unlabelled_loader
 from fusionperc.models.encoder import ENCODER_PARTS
 from fusionperc.models.fusionperc import FusionPerc
@@ -23,6 +25,7 @@ from fusionperc.training.finetune import Finetuning
 from fusionperc.training.optimization import parameter_groups
 from fusionperc.training.pretrain import Pretraining, pretrain
 from fusionperc.training.run import finetune
+from fusionperc.types import SensorInputs
 
 ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute", "visibility")
 
@@ -92,6 +95,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(pretrained: Path, tiny_drives
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_the_last_steps_hide_no_ground_and_no_patch(
+    tiny_drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    whole: list[bool] = []
+
+    def spy(inputs: SensorInputs, config: PretrainingConfig, *rest: Any) -> Masked:
+        masked = mask_inputs(inputs, config, *rest)
+        shares.append(config.whole)
+        whole.append(bool(masked.is_whole.all()))
+        return masked
+
+    monkeypatch.setattr("fusionperc.training.pretrain.mask_inputs", spy)
+    changes = ("train.steps=4", "train.validate_every=1000", "pretraining.whole=0.0", "pretraining.whole_after=0.5")
+    pretrain(pretraining_config(tiny_drives, tmp_path / "run", *changes))
+    assert shares[:4] == [0.0, 0.0, 1.0, 1.0]
+    assert whole[:4] == [False, False, True, True]
+    assert all(share == 0.0 for share in shares[4:]), "what is held out is always judged by what is hidden"
 
 
 def test_no_label_is_read(
