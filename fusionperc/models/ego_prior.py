@@ -23,7 +23,7 @@ NUM_STEPS, NUM_PAST = 8, 4
 STATUS_SCALE, PAST_SCALE, MOTION_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5), (10.0, 2.0, 0.3)
 #: An acceleration (m/s^2) and a curvature (1/m) that change a turning vehicle's way about as much.
 _CONTROL_SCALE = ((1.0,), (0.05,))
-_HIDDEN = 128
+_HIDDEN, _DROPOUT = 256, 0.1
 #: Columns of `ego_values`.
 NUM_EGO_VALUES = 2 * (len(EGO_STATUS) + len(EGO_MOTION) + 3 * NUM_PAST)
 
@@ -70,8 +70,10 @@ class EgoPrior(nn.Module):
         self.network = nn.Sequential(
             nn.Linear(NUM_EGO_VALUES + len(COMMANDS) + 1, _HIDDEN),
             nn.ReLU(inplace=True),
+            nn.Dropout(_DROPOUT),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.ReLU(inplace=True),
+            nn.Dropout(_DROPOUT),
             nn.Linear(_HIDDEN, 2 * NUM_STEPS),
         )
         last: nn.Linear = self.network[-1]  # type: ignore[assignment]

@@ -95,8 +95,8 @@ class Finetuning(TrainingModule):
         return losses
 
     def train(self, mode: bool = True) -> Self:
-        """Parts that do not learn keep their batch statistics too."""
+        """Parts that do not learn keep their batch statistics too, and drop nothing."""
         super().train(mode)
-        for name, part in self.model.named_children():
-            part.train(mode and self._learns(f"{name}."))
+        for name, part in self.model.named_modules():
+            part.training = mode and self._learns(f"{name}.")
         return self

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 #: Fewer key frames with a recorded future and CAN bus are not learnt from.
 LEAST_SAMPLES = 100
-_EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 100, 128, 2e-3, 1e-2
+_EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 300, 128, 2e-3, 1e-2
 #: How far off radars and LiDAR tell speed (m/s), acceleration (m/s^2) and turn rate (rad/s), standard deviations.
 _RADAR_SIGMA, _LIDAR_SIGMA = (0.02, 0.07, 0.004), (0.25, math.nan, 0.02)
 #: How far off x, y (m) and yaw (rad) are that radars tell of the past, a second ago; y grows with the square of time.
@@ -86,7 +86,7 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
             optimizer.step()
             schedule.step()
             errors += error.detach().view(3, -1).sum(1)
-    prior.requires_grad_(False)
+    prior.requires_grad_(False).eval()
     return (errors / len(items)).tolist()
 
 

@@ -208,7 +208,7 @@ def test_what_the_ego_does_it_goes_on_doing(heads: tuple[DetectionHead, Planning
 def test_the_prior_starts_at_nothing_and_sees_the_same_in_a_turned_frame() -> None:
     """Unfitted it leaves plans as they are; fitted, past poses count in the vehicle's own axes."""
     torch.manual_seed(0)
-    prior = EgoPrior()
+    prior = EgoPrior().eval()
     told = replace(ego(), past_m=torch.randn(BATCH, 4, 3))
     sensed = Odometry(told.status[:, [0, 1, 3]] + 0.5, torch.randn(BATCH, 4, 3))
 

@@ -162,10 +162,14 @@ def test_the_prior_is_fitted_once_to_recorded_drives_and_then_stays(
         assert torch.equal(torch.get_rng_state(), state), "what is drawn elsewhere would change"
         fitted.append({name: value.clone() for name, value in module.model.planning.prior.state_dict().items()})
     told = [message for message in caplog.messages if message.startswith("planning prior")]
-    assert not fitted[0]["network.4.weight"].any() and "not fitted" in told[0]
+    assert not fitted[0]["network.6.weight"].any() and "not fitted" in told[0]
     assert all(torch.equal(fitted[2][name], value) for name, value in fitted[3].items())
     errors_m = [[float(x) for x in re.findall(r"([\d.]+) m", message)] for message in told[1:3]]
     assert errors_m[1][0] < 0.7 * errors_m[0][0] and errors_m[1][1] < 0.7 * errors_m[0][1]
+
+    assert module.train().model.planning is not None
+    assert not any(part.training for part in module.model.planning.prior.modules()), "dropout is for its own fit"
+    assert module.model.planning.ego.training
 
     finetune(config)
     after = weights(tmp_path / "run")
