@@ -300,7 +300,7 @@ class PretrainingConfig(_Record):
         0.5, ge=0, le=1, description="share of samples of which no ground and no patch is hidden: they teach what moves"
     )
     whole_after: float = Field(
-        1.0, ge=0, le=1, description="share of the steps after which it is every sample: as detection will see them"
+        0.5, ge=0, le=1, description="share of the steps after which it is every sample: as detection will see them"
     )
     mask_past: float = Field(
         0.2, ge=0, le=1, description="share of samples shown without radar and sweeps before the key frame's"
