@@ -1,6 +1,7 @@
 """Fits the prior of the planning head, what the ego's motion and the command alone tell, to recorded drives.
 
-No sensor file is read, only poses and CAN bus, so thousands of key frames are gone through a hundred times in seconds.
+No sensor file is read, only poses and CAN bus, so thousands of key frames are gone through hundreds of times in half a
+minute.
 Each sample is seen three times: with the ego's status told, and as inexactly as radars or the LiDAR alone tell it.
 """
 
@@ -25,7 +26,9 @@ log = logging.getLogger(__name__)
 
 #: Fewer key frames with a recorded future and CAN bus are not learnt from.
 LEAST_SAMPLES = 100
-_EPOCHS, _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 300, 128, 2e-3, 1e-2
+_BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 128, 2e-3, 1e-2
+#: All key frames are seen so often, or, of many, so many are seen.
+_EPOCHS, _SEEN = 300, 1_000_000
 #: How far off radars and LiDAR tell speed (m/s), acceleration (m/s^2) and turn rate (rad/s), standard deviations.
 _RADAR_SIGMA, _LIDAR_SIGMA = (0.02, 0.07, 0.004), (0.25, math.nan, 0.02)
 #: How far off x, y (m) and yaw (rad) are that radars tell of the past, a second ago; y grows with the square of time.
@@ -62,11 +65,12 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
     command = torch.tensor(commands)
     prior = head.prior.train().requires_grad_()
     optimizer = torch.optim.AdamW(prior.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    steps = _EPOCHS * -(-len(items) // _BATCH)
+    epochs = min(_EPOCHS, math.ceil(_SEEN / len(items)))
+    steps = epochs * math.ceil(len(items) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LEARNING_RATE, total_steps=steps)
     share = head.told_share.detach()
     errors = torch.zeros(3)
-    for _ in range(_EPOCHS):
+    for _ in range(epochs):
         errors = torch.zeros(3)
         for rows in torch.split(torch.randperm(len(items)), _BATCH):
             # In a mirrored world the ego turns the other way.
