@@ -27,6 +27,7 @@ from fusionperc.geometry import BevGrid
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.models.ego_prior import NUM_EGO_VALUES, NUM_STEPS, EgoPrior, ego_values, known_odometry, known_or
+from fusionperc.models.road import RoadMap
 from fusionperc.types import CLASSES, COMMANDS, EgoInputs, Odometry, Points
 
 #: Between waypoints, at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
@@ -114,7 +115,7 @@ class PlanningHead(nn.Module):
         super().__init__()
         channels, self.shared_gradient = config.channels, config.shared_gradient
         self.is_map_given = config.map == "given"
-        self.map = nn.Sequential(ConvNormAct(in_channels, in_channels), nn.Conv2d(in_channels, 1, 1))
+        self.map = RoadMap(in_channels)
         self.scene = SceneTokens(grid, in_channels + 1, channels)
         self.near = SweepStack(config.near_m, channels)
         self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 2))
