@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -41,7 +42,7 @@ CORNER_EDGES = (
 #: The box of nuScenes' recording car, as its planning protocols have it: its centre lies 0.5 m ahead of the LiDAR,
 #: which stands 0.985793 m ahead of the ego frame's origin.
 #: Source: ST-P3's metric (size, 0.5 m); BEV-Planner's (0.985793 m, the calibration of the cars n008).
-EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
+EGO_LENGTH_M, EGO_WIDTH_M = EGO_SIZE_M = 4.084, 1.85
 LIDAR_AHEAD_M = 0.985793
 EGO_CENTER_AHEAD_M = LIDAR_AHEAD_M + 0.5
 
@@ -155,6 +156,47 @@ def points_in_boxes(
     return (local.abs() <= size_lwh_m[:, None] / 2).all(dim=-1)
 
 
+def ego_center(pose: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 3"]:
+    """x, y, yaw of the middle of the ego's box, of poses of the ego frame."""
+    ahead = torch.stack([pose[..., 2].cos(), pose[..., 2].sin(), torch.zeros_like(pose[..., 2])], -1)
+    return pose + EGO_CENTER_AHEAD_M * ahead
+
+
+def ego_corners(pose: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 4 2"]:
+    """Corners of the ego's box at poses of the ego frame, front left first."""
+    x, y, yaw = ego_center(pose)[..., None].unbind(-2)
+    along = pose.new_tensor([0.5, -0.5, -0.5, 0.5]) * EGO_LENGTH_M
+    aside = pose.new_tensor([0.5, 0.5, -0.5, -0.5]) * EGO_WIDTH_M
+    return torch.stack([x + along * yaw.cos() - aside * yaw.sin(), y + along * yaw.sin() + aside * yaw.cos()], -1)
+
+
+def box_gaps_m(
+    pose: Float[Tensor, "*#shape 3"],
+    length_width_m: tuple[float, float],
+    place_m: Float[Tensor, "*#shape 2"],
+    yaw_rad: Float[Tensor, "*#shape"],
+    size_m: Float[Tensor, "*#shape 3"],
+) -> Float[Tensor, "*#shape 2"]:
+    """How far apart two boxes are along and across the first one, metres; negative by how much they overlap.
+
+    The other's extent along an axis is that of its turned box, so boxes that are apart along either do not touch. All
+    shapes broadcast.
+
+    Args:
+        pose: x, y, yaw of the first box's middle.
+        length_width_m: its size.
+        place_m, yaw_rad, size_m: middle, heading, and length, width, height of the other.
+    """
+    cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
+    dx, dy = place_m[..., 0] - pose[..., 0], place_m[..., 1] - pose[..., 1]
+    ahead, left = cos * dx + sin * dy, -sin * dx + cos * dy
+    turn = yaw_rad - pose[..., 2]
+    length, width = size_m[..., 0] / 2, size_m[..., 1] / 2
+    half_ahead = length * turn.cos().abs() + width * turn.sin().abs() + length_width_m[0] / 2
+    half_left = length * turn.sin().abs() + width * turn.cos().abs() + length_width_m[1] / 2
+    return torch.stack([ahead.abs() - half_ahead, left.abs() - half_left], -1)
+
+
 @dataclass(frozen=True)
 class BevGrid:
     """A regular bird's-eye-view grid in the ego frame.
@@ -240,6 +282,17 @@ class BevGrid:
         coordinate = ((xyz_m - low) / size_m).floor_()
         inside = ((coordinate >= 0) & (coordinate < count)).all(1)
         return coordinate.masked_fill_(~inside[:, None], 0).long(), inside
+
+    def sampled(
+        self, values: Float[Tensor, "batch x y"], xy_m: Float[Tensor, "batch *places 2"]
+    ) -> Float[Tensor, batch * places]:
+        """Values of the grid at places, linear between cell centres; the nearest cell's beyond the rim."""
+        half = xy_m.new_tensor([self.x_max_m - self.x_min_m, self.y_max_m - self.y_min_m]) / 2
+        middle = xy_m.new_tensor([self.x_max_m + self.x_min_m, self.y_max_m + self.y_min_m]) / 2
+        # grid_sample counts its first coordinate along the last dimension.
+        place = ((xy_m - middle) / half).flip(-1).flatten(1, -2)[:, :, None]
+        found = F.grid_sample(values[:, None], place, mode="bilinear", padding_mode="border", align_corners=False)
+        return found.view(xy_m.shape[:-1])
 
     def centers_m(self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
         """Cell centres, (X, Y, 2)."""

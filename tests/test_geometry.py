@@ -20,6 +20,8 @@ from fusionperc.geometry import (
     CORNER_SIGNS,
     BevGrid,
     box_corners,
+    box_gaps_m,
+    ego_corners,
     inverse,
     points_in_boxes,
     project_points,
@@ -362,3 +364,32 @@ def test_the_chain_of_a_real_calibration(real_nuscenes: Path) -> None:
     torch.testing.assert_close(pixels[0], intrinsics[:2, 2], atol=1e-6, rtol=0)
     assert float(depth) == pytest.approx(10)
     assert 10 < float(ahead[0, 0]) < 13 and abs(float(ahead[0, 1])) < 1
+
+
+# -- the ego's box ----------------------------------------------------------------------------------------------------
+
+
+def test_the_egos_corners_are_those_that_are_scored() -> None:
+    corners = ego_corners(torch.tensor([1.0, 2.0, math.pi / 2]))
+    torch.testing.assert_close(corners[0], torch.tensor([1.0 - 0.925, 2.0 + 1.485793 + 2.042]))
+
+
+def test_gaps_by_hand() -> None:
+    """4 m and 2 m long boxes one behind the other, side by side, touching when the other is turned."""
+    pose, size = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([2.0, 1.0, 1.5])
+
+    def gaps(x: float, y: float, yaw: float) -> list[float]:
+        return box_gaps_m(pose, (4.0, 2.0), torch.tensor([x, y]), torch.tensor(yaw), size).tolist()
+
+    assert gaps(5.0, 0.0, 0.0) == pytest.approx([2.0, -1.5])
+    assert gaps(0.0, -4.0, 0.0) == pytest.approx([-3.0, 2.5])
+    assert gaps(0.0, -4.0, PI / 2) == pytest.approx([-2.5, 2.0])
+    assert gaps(1.0, 0.5, 0.0) == pytest.approx([-2.0, -1.0])
+
+
+def test_values_between_cell_centres_and_beyond_the_rim() -> None:
+    grid = BevGrid(-2.0, 2.0, -1.0, 1.0, -1.0, 1.0, 1.0)
+    values = torch.arange(8.0).view(1, 4, 2)
+    places = torch.tensor([[[-1.5, -0.5], [-1.0, -0.5], [1.5, 0.0], [9.0, 9.0]]])
+    torch.testing.assert_close(grid.sampled(values, places), torch.tensor([[0.0, 1.0, 6.5, 7.0]]))
+    assert grid.sampled(values, places.view(1, 2, 2, 2)).shape == (1, 2, 2)

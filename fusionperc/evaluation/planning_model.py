@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fusionperc.config import Config, ConfigError, DataConfig
@@ -26,7 +28,8 @@ from fusionperc.evaluation.planning import (
 )
 from fusionperc.evaluation.planning_report import show_planning, write_planning_report
 from fusionperc.evaluation.planning_scene import Array, PlanningScene
-from fusionperc.models.fusionperc import FusionPerc
+from fusionperc.models.fusionperc import FusionPerc, FusionPercOutput
+from fusionperc.models.refinement import driven_plan
 from fusionperc.types import MOTION_COLUMNS, Batch, Points, SensorInputs, sensors_from_letters
 
 #: Every sensor is there and saw nothing; or all but the newest sweep of each is missing.
@@ -141,15 +144,23 @@ def predict_plans(
                 inputs = Variant(sensors, with_status=False).inputs(batch.inputs)
                 if not bool(inputs.present.any(dim=1).all()):
                     inputs = blank(batch.inputs)
-                output = model(inputs.to(device), batch.ego.and_without_status().to(device)).planning
+                seen = model(inputs.to(device), batch.ego.and_without_status().to(device))
+                output, plan = seen.planning, driven(model, seen)
                 assert output is not None
                 off[sensors].append((output.sensed_motion.cpu() - batch.targets.can_bus[:, MOTION_COLUMNS]).abs())
-                with_status, without = output.best().double().cpu().numpy().reshape(2, len(batch), -1, 3)
+                with_status, without = plan.double().cpu().numpy().reshape(2, len(batch), -1, 3)
                 for variant in variants:
                     if variant.sensors == sensors:
                         plans = with_status if variant.with_status else without
                         found[variant.name] |= dict(zip(batch.sample_tokens, plans, strict=True))
     return found, {sensors: torch.cat(errors).nanmean(0).tolist() for sensors, errors in off.items()}
+
+
+def driven(model: FusionPerc, output: FusionPercOutput) -> Float[Tensor, "batch steps 3"]:
+    """The plans to be driven of what a network gave; see `driven_plan`."""
+    planning = model.config.planning
+    assert output.planning is not None and planning is not None
+    return driven_plan(output.planning, output.detection, model.config.grid.grid(), planning.refine_steps)
 
 
 def evaluate_plans(
@@ -208,7 +219,8 @@ def drives_loader(config: Config, drives: NuScenesDrives, places: Sequence[int])
 
 
 def latency_ms(model: FusionPerc, loader: DataLoader[Batch], device: torch.device | str) -> dict[str, float]:
-    """Median times of the whole network and of its planning head on the loader's first batch, ms."""
+    """Median times of the whole network, of its planning head in it, and of moving the plan then, on the loader's first
+    batch, ms."""
     batch = next(iter(loader)).to(device)
     assert model.planning is not None
     marks: list[float] = []
@@ -224,13 +236,16 @@ def latency_ms(model: FusionPerc, loader: DataLoader[Batch], device: torch.devic
         for _ in range(_LATENCY_RUNS):
             marks.clear()
             mark()
-            model(batch.inputs, batch.ego)
+            output = model(batch.inputs, batch.ego)
             mark()
-            times.append((marks[-1] - marks[0], marks[2] - marks[1]))
+            driven(model, output)
+            mark()
+            times.append((marks[3] - marks[0], marks[2] - marks[1], marks[4] - marks[3]))
     for hook in hooks:
         hook.remove()
-    whole, head = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
-    return {"batch_size": float(len(batch)), "model": round(whole, 2), "planning_head": round(head, 2)}
+    names = ("model", "planning_head", "refinement")
+    medians = (round(1e3 * statistics.median(column), 2) for column in zip(*times, strict=True))
+    return {"batch_size": float(len(batch)), **dict(zip(names, medians, strict=True))}
 
 
 def report_plans(
@@ -261,6 +276,6 @@ def report_plans(
     pictures = draw_worst(result, variants[0].name, scenes, open_drives(config), output, worst)
     console.print(
         f"one forward pass (batch {latency['batch_size']:.0f}) on {device}: {latency['model']:.0f} ms, planning head "
-        f"{latency['planning_head']:.0f} ms"
+        f"{latency['planning_head']:.0f} ms of it; moving the plan {latency['refinement']:.0f} ms"
     )
     console.print(f"report: {path}; the {len(pictures)} worst cases of {variants[0].name}: {output}/worst_*.png")

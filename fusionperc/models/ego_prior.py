@@ -19,6 +19,8 @@ from fusionperc.types import COMMANDS, EGO_MOTION, EGO_STATUS, MOTION_COLUMNS, E
 
 #: Steps of a plan and poses of the past in `EgoInputs.past_m`.
 NUM_STEPS, NUM_PAST = 8, 4
+#: Between waypoints, at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
+STEP_S = 0.5
 #: Units in which status, past poses, and speed, acceleration, turn rate are about one.
 STATUS_SCALE, PAST_SCALE, MOTION_SCALE = (10.0, 2.0, 2.0, 0.3), (20.0, 2.0, 0.5), (10.0, 2.0, 0.3)
 #: An acceleration (m/s^2) and a curvature (1/m) that change a turning vehicle's way about as much.

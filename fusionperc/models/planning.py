@@ -19,23 +19,28 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fusionperc.config import PlanningHeadConfig
 from fusionperc.geometry import BevGrid
+from fusionperc.models.agent_motion import AgentMotion, MotionOutput, placed
 from fusionperc.models.bev import ConvNormAct
 from fusionperc.models.detection import DetectionOutput
-from fusionperc.models.ego_prior import NUM_EGO_VALUES, NUM_STEPS, EgoPrior, ego_values, known_odometry, known_or
+from fusionperc.models.ego_prior import (
+    NUM_EGO_VALUES,
+    NUM_STEPS,
+    STEP_S,
+    EgoPrior,
+    ego_values,
+    known_odometry,
+    known_or,
+)
 from fusionperc.models.road import RoadMap
-from fusionperc.types import CLASSES, COMMANDS, EgoInputs, Odometry, Points
+from fusionperc.types import COMMANDS, EgoInputs, Odometry, Points
 
-#: Between waypoints, at 0.5, 1.0, ... 4.0 s: nuScenes' protocols score six, NAVSIM's eight.
-STEP_S = 0.5
 #: Limits of a plan: braking and accelerating (m/s^2), curvature (1/m) of the tightest turn of a car.
 BRAKE_MPS2, ACCELERATE_MPS2, CURVATURE_PER_M = 7.0, 4.0, 0.2
-#: Units in which what the head is given is about one.
-_SPEED_MPS, _DISTANCE_M = 10.0, 20.0
 #: Halvings from the fused grid to the scene's tokens.
 _HALVINGS = 2
 #: A curvature that is as much as an acceleration of 1 m/s^2.
@@ -49,26 +54,6 @@ _FIRST_CONTROLS = ((0.0, 0.0), (-0.6, 0.0), (0.3, 0.0), (0.0, 0.015), (0.0, -0.0
 
 
 @dataclass(frozen=True)
-class MotionOutput:
-    """Futures of the surest agents, the first N of the detection queries.
-
-    Attributes:
-        place_m: (B, N, K, 8, 2) x, y at 0.5, 1.0, ... s in each of K alternatives.
-        logits: (B, N, K).
-        score: (B, N) of the detections, without gradient.
-    """
-
-    place_m: Tensor
-    logits: Tensor
-    score: Tensor
-
-    def likeliest_m(self) -> Float[Tensor, "batch agents steps 2"]:
-        """The alternative of the highest logit."""
-        index = self.logits.argmax(-1)[:, :, None, None, None]
-        return self.place_m.gather(2, index.expand(-1, -1, 1, *self.place_m.shape[3:])).squeeze(2)
-
-
-@dataclass(frozen=True)
 class PlanningOutput:
     """What the head plans.
 
@@ -77,28 +62,37 @@ class PlanningOutput:
             variants of `EgoInputs`.
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
+        controls, start_mps, heading_rad: (G * B, M, 2, 8), (G * B,), (G * B,) what `rolled_out` made the waypoints of.
         sweep_motion: (B, 3) `EGO_MOTION`, the ego's present motion, as the LiDAR's sweeps tell it; NaN: acceleration.
         sensed_motion: (B, 3) the same as all sensors tell it, without gradient: measured by Doppler where there is
             radar. Plans start with it where no ego status is told, evenly where no acceleration is.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on, as the sensors tell, whether a map is given or not.
+        road: (B, X, Y) how surely it can, as the map tells where one is given, else as the sensors do.
     """
 
     waypoints: Tensor
     acceleration_mps2: Tensor
     mode_logits: Tensor
+    controls: Tensor
+    start_mps: Tensor
+    heading_rad: Tensor
     sweep_motion: Tensor
     sensed_motion: Tensor
     motion: MotionOutput
     map_logits: Tensor
+    road: Tensor
 
-    def best(self) -> Float[Tensor, "batch steps 3"]:
+    def best_mode(self) -> Int[Tensor, " batch"]:
         """The plan of the least expected distance from what will be driven, if one of the plans will be."""
         place = self.waypoints[..., :2]
         apart_m = (place[:, :, None] - place[:, None]).norm(dim=-1).mean(-1)
-        expected_m = (apart_m @ self.mode_logits.softmax(1)[..., None]).squeeze(-1)
-        index = expected_m.argmin(1)[:, None, None, None]
-        return self.waypoints.gather(1, index.expand(-1, 1, *self.waypoints.shape[2:])).squeeze(1)
+        expected_m: Tensor = (apart_m @ self.mode_logits.softmax(1)[..., None]).squeeze(-1)
+        return expected_m.argmin(1)
+
+    def best(self) -> Float[Tensor, "batch steps 3"]:
+        """Waypoints of `best_mode`."""
+        return self.waypoints[torch.arange(len(self.waypoints)), self.best_mode()]
 
 
 class PlanningHead(nn.Module):
@@ -180,15 +174,20 @@ class PlanningHead(nn.Module):
         raw = self.controls(normed).unflatten(-1, (2, NUM_STEPS)).float() * raw_scale(normed.device)
         raw = raw + self.first_controls + self.prior(ego, known)[:, None]
         raw = raw + going_on[:, None, :, None] * self.told_share
-        waypoints, acceleration = rolled_out(raw, start, ego.heading_rad.float())
+        heading = ego.heading_rad.float()
+        waypoints, acceleration = rolled_out(raw, start, heading)
         return PlanningOutput(
             waypoints=waypoints,
             acceleration_mps2=acceleration,
             mode_logits=self.score(normed).squeeze(-1).float(),
+            controls=raw,
+            start_mps=start,
+            heading_rad=heading,
             sweep_motion=sweep_motion,
             sensed_motion=sensed_motion,
             motion=motion,
             map_logits=map_logits.squeeze(1).float(),
+            road=area.squeeze(1).float(),
         )
 
 
@@ -272,12 +271,6 @@ class SceneTokens(nn.Module):
         return tokens + self.place(placed(self.centers_m))  # type: ignore[no-any-return]
 
 
-def placed(xy_m: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape 6"]:
-    """A place as numbers of about one: coordinates, and sines that tell what is near apart."""
-    scaled = xy_m / _DISTANCE_M
-    return torch.cat([scaled, torch.sin(3 * scaled), torch.cos(3 * scaled)], -1)
-
-
 class SweepStack(nn.Module):
     """LiDAR returns around the ego, sweeps of different ages side by side, as one token.
 
@@ -318,53 +311,6 @@ class SweepStack(nn.Module):
         size = lidar.batch_size * _NEAR_AGES * self.cells**2
         counts = lidar.xyz_m.new_zeros(size).index_add_(0, flat[inside], lidar.xyz_m.new_ones(int(inside.sum())))
         return counts.view(lidar.batch_size, _NEAR_AGES, self.cells, self.cells)
-
-
-class AgentMotion(nn.Module):
-    """The surest detections as tokens, with their futures in K alternatives."""
-
-    def __init__(self, config: PlanningHeadConfig, query_channels: int) -> None:
-        super().__init__()
-        channels = config.channels
-        self.agents, self.modes = config.agents, config.motion_modes
-        self.content = nn.Linear(query_channels, channels)
-        self.state = nn.Sequential(nn.Linear(14, channels), nn.ReLU(inplace=True), nn.Linear(channels, channels))
-        self.class_embedding = nn.Embedding(len(CLASSES), channels)
-        self.motion = nn.Sequential(
-            nn.LayerNorm(channels),
-            nn.Linear(channels, channels),
-            nn.ReLU(inplace=True),
-            nn.Linear(channels, self.modes * (2 * NUM_STEPS + 1)),
-        )
-        self.future = nn.Linear(2 * NUM_STEPS, channels)
-
-    def forward(
-        self, detection: DetectionOutput
-    ) -> tuple[Float[Tensor, "batch agents out"], MotionOutput, Bool[Tensor, "batch agents"]]:
-        """Tokens, motion, and which tokens are none (no peak of the heatmap)."""
-        first = slice(0, self.agents)
-        boxes = detection.final_boxes().detach()[:, first]
-        score = detection.final_scores().detach()[:, first]
-        state = torch.cat(
-            [
-                placed(boxes.center_m[..., :2]),
-                boxes.velocity_mps / _SPEED_MPS,
-                boxes.log_size,
-                boxes.sin_cos,
-                score[..., None],
-            ],
-            -1,
-        )
-        tokens = self.content(detection.query_content[:, first]) + self.state(state)
-        tokens = tokens + self.class_embedding(detection.query_class[:, first])
-        raw = self.motion(tokens).float().unflatten(-1, (self.modes, 2 * NUM_STEPS + 1))
-        # Alternatives differ from going straight on at the detected velocity; later steps may differ more.
-        time = torch.arange(1, NUM_STEPS + 1, device=raw.device) * STEP_S
-        straight = boxes.center_m[..., None, :2] + boxes.velocity_mps[..., None, :] * time[:, None]
-        offset = raw[..., :-1].unflatten(-1, (NUM_STEPS, 2)) * time[:, None]
-        motion = MotionOutput(straight[:, :, None] + offset, raw[..., -1], score)
-        way = (motion.likeliest_m().detach() - boxes.center_m[..., None, :2]) / _DISTANCE_M
-        return tokens + self.future(way.flatten(2)), motion, detection.query_score[:, first] <= 0
 
 
 class EgoQueries(nn.Module):

@@ -15,11 +15,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveConfig
-from fusionperc.geometry import EGO_CENTER_AHEAD_M, EGO_LENGTH_M, EGO_WIDTH_M, BevGrid, wrap_angle
+from fusionperc.geometry import ego_corners, wrap_angle
+from fusionperc.models.agent_motion import ExpectedBoxes, MotionOutput
 from fusionperc.models.detection import DetectionOutput
-from fusionperc.models.planning import STEP_S, MotionOutput, PlanningOutput
+from fusionperc.models.ego_prior import STEP_S
+from fusionperc.models.planning import PlanningOutput
 from fusionperc.objectives.matching import MatchingCosts, match_queries
-from fusionperc.types import CLASSES, MOTION_COLUMNS, Targets
+from fusionperc.types import MOTION_COLUMNS, Targets
 
 #: Agents and the road's rim are to stay this far off.
 MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
@@ -27,13 +29,10 @@ MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
 WINNER_SHARE = 0.2
 #: A radian of heading counts as so many metres.
 YAW_M_PER_RAD = 2.0
-#: Only what was detected this surely is kept away from.
-SURE_SCORE = 0.3
 #: Errors of the sensed speed (m/s), acceleration (m/s^2) and turn rate (rad/s) that weigh alike.
 EGO_UNITS = (1.0, 1.0, 0.1)
 #: What passengers hardly feel: m/s^2 along and across, m/s^3.
 CALM_MPS2, CALM_LATERAL_MPS2, CALM_JERK_MPS3 = 2.0, 3.0, 3.0
-MOVABLE = tuple(index for index, name in enumerate(CLASSES) if name not in ("traffic_cone", "barrier"))
 
 
 class PlanningObjective:
@@ -122,19 +121,12 @@ class PlanningObjective:
         known: Bool[Tensor, "batch steps"],
     ) -> Tensor:
         """Mean over steps of how much nearer than the margin the nearest agents' predicted boxes come, metres."""
-        agents = motion.place_m.shape[1]
-        boxes = detection.final_boxes().detach()[:, :agents]
-        movable = torch.isin(detection.query_class[:, :agents], torch.tensor(MOVABLE, device=plan.device))
-        sure = (movable & (motion.score > SURE_SCORE))[:, :, None]
-        place = motion.likeliest_m().detach()
-        yaw, size = boxes.yaw_rad[:, :, None], boxes.size_lwh_m[:, :, None]
-        variants = plan.shape[0] // place.shape[0]
-        place, sure = place.repeat(variants, 1, 1, 1), sure.repeat(variants, 1, 1)
-        yaw, size = yaw.repeat(variants, 1, 1), size.repeat(variants, 1, 1, 1)
-        gap = _gap(plan[:, None], place, yaw, size)
+        boxes = ExpectedBoxes.of(motion, detection)
+        gap = boxes.gaps_m(plan).amax(-1)
         # Where the recorded drive came as near, the prediction or the box is wrong, or it has to be near.
-        true_gap = _gap(future.nan_to_num()[:, None], place, yaw, size)
-        counted = sure & known[:, None] & (true_gap > MARGIN_M)
+        true_gap = boxes.gaps_m(future.nan_to_num()).amax(-1)
+        is_sure = (boxes.sureness > 0).repeat(plan.shape[0] // len(boxes.sureness), 1)[:, :, None]
+        counted = is_sure & known[:, None] & (true_gap > MARGIN_M)
         return (F.relu(MARGIN_M - gap) * counted).sum() / known.sum().clamp(min=1)
 
     def _off_road(
@@ -148,8 +140,8 @@ class PlanningObjective:
         off_road_m = off_road_m.repeat(plan.shape[0] // off_road_m.shape[0], 1, 1)
         has_map = off_road_m.isfinite().flatten(1).all(1)
         area = off_road_m.nan_to_num()
-        beyond = _sampled(area, ego_corners(plan), self.grid) - ROAD_MARGIN_M
-        true = _sampled(area, ego_corners(future.nan_to_num()), self.grid)
+        beyond = self.grid.sampled(area, ego_corners(plan)) - ROAD_MARGIN_M
+        true = self.grid.sampled(area, ego_corners(future.nan_to_num()))
         counted = has_map[:, None, None] & known[..., None] & (true <= ROAD_MARGIN_M)
         return (F.relu(beyond) * counted).sum() / counted.sum().clamp(min=1)
 
@@ -212,49 +204,6 @@ def _comfort(output: PlanningOutput, winner: Tensor) -> Tensor:
         + F.relu(jerk.abs() - CALM_JERK_MPS3).mean()
     )
     return excess
-
-
-def ego_corners(pose: Float[Tensor, "*shape 3"]) -> Float[Tensor, "*shape 4 2"]:
-    """Corners of the ego's box at poses of the ego frame, front left first."""
-    cos, sin = pose[..., 2].cos(), pose[..., 2].sin()
-    along = pose.new_tensor([0.5, -0.5, -0.5, 0.5]) * EGO_LENGTH_M + EGO_CENTER_AHEAD_M
-    aside = pose.new_tensor([0.5, 0.5, -0.5, -0.5]) * EGO_WIDTH_M
-    x = pose[..., 0, None] + along * cos[..., None] - aside * sin[..., None]
-    y = pose[..., 1, None] + along * sin[..., None] + aside * cos[..., None]
-    return torch.stack([x, y], -1)
-
-
-def _gap(
-    ego: Float[Tensor, "batch 1 steps 3"],
-    place_m: Float[Tensor, "batch agents steps 2"],
-    yaw_rad: Float[Tensor, "batch agents 1"],
-    size_m: Float[Tensor, "batch agents 1 3"],
-) -> Float[Tensor, "batch agents steps"]:
-    """How far apart two boxes are along the ego's axes, metres; negative by how much they overlap.
-
-    The other's extent along an axis is that of its turned box, so it is never less than the distance between the boxes
-    seen along that axis.
-    """
-    cos, sin = ego[..., 2].cos(), ego[..., 2].sin()
-    dx = place_m[..., 0] - ego[..., 0] - EGO_CENTER_AHEAD_M * cos
-    dy = place_m[..., 1] - ego[..., 1] - EGO_CENTER_AHEAD_M * sin
-    ahead, left = cos * dx + sin * dy, -sin * dx + cos * dy
-    turn = yaw_rad - ego[..., 2]
-    length, width = size_m[..., 0] / 2, size_m[..., 1] / 2
-    half_ahead = length * turn.cos().abs() + width * turn.sin().abs()
-    half_left = length * turn.sin().abs() + width * turn.cos().abs()
-    return torch.maximum(ahead.abs() - EGO_LENGTH_M / 2 - half_ahead, left.abs() - EGO_WIDTH_M / 2 - half_left)
-
-
-def _sampled(
-    values: Float[Tensor, "batch x y"], xy_m: Float[Tensor, "batch steps corners 2"], grid: BevGrid
-) -> Float[Tensor, "batch steps corners"]:
-    """Values of the grid at places, linear between cell centres; the nearest cell's beyond the rim."""
-    half = xy_m.new_tensor([grid.x_max_m - grid.x_min_m, grid.y_max_m - grid.y_min_m]) / 2
-    middle = xy_m.new_tensor([grid.x_max_m + grid.x_min_m, grid.y_max_m + grid.y_min_m]) / 2
-    # grid_sample counts its first coordinate along the last dimension.
-    place = ((xy_m - middle) / half).flip(-1)
-    return F.grid_sample(values[:, None], place, mode="bilinear", padding_mode="border", align_corners=False).squeeze(1)
 
 
 def _peak_logits(detection: DetectionOutput) -> Float[Tensor, "batch queries classes"]:

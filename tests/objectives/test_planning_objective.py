@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveConfig
+from fusionperc.models.agent_motion import MotionOutput
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput, QueryPredictions
-from fusionperc.models.planning import MotionOutput, PlanningOutput
-from fusionperc.objectives.planning import MARGIN_M, WINNER_SHARE, PlanningObjective, ego_corners
+from fusionperc.models.planning import PlanningOutput
+from fusionperc.objectives.planning import MARGIN_M, WINNER_SHARE, PlanningObjective
 from fusionperc.types import Boxes, PlanningTargets, Targets
 
 MODEL = ModelConfig.model_validate({"grid": {"range_m": 51.2, "cell_m": 1.6}})
@@ -60,10 +61,14 @@ def output(plans: Tensor, places: Tensor, score: float = 0.9) -> PlanningOutput:
         waypoints=plans[None],
         acceleration_mps2=torch.zeros(1, len(plans), 8),
         mode_logits=torch.zeros(1, len(plans)),
+        controls=torch.zeros(1, len(plans), 2, 8),
+        start_mps=torch.tensor([4.0]),
+        heading_rad=torch.zeros(1),
         sweep_motion=torch.tensor([[4.0, 0.5, 0.1]]),
         sensed_motion=torch.tensor([[4.0, 0.5, 0.1]]),
         motion=MotionOutput(places[None, None], torch.zeros(1, 1, len(places)), torch.tensor([[score]])),
         map_logits=torch.zeros(1, 64, 64),
+        road=torch.full((1, 64, 64), 0.5),
     )
 
 
@@ -175,11 +180,6 @@ def test_calm_plans_cost_nothing_and_jerky_ones_do() -> None:
     jerky = replace(calm, acceleration_mps2=torch.tensor([[[4.0, -4.0] * 4]]))
     found = OBJECTIVE(jerky, detection(boxes), targets(straight(4.0), boxes, places))["plan_comfort"]
     assert float(found) == pytest.approx((4.0 - 2.0) + (16.0 - 3.0))
-
-
-def test_corners_are_those_that_are_scored() -> None:
-    corners = ego_corners(torch.tensor([1.0, 2.0, math.pi / 2]))
-    torch.testing.assert_close(corners[0], torch.tensor([1.0 - 0.925, 2.0 + 1.485793 + 2.042]))
 
 
 def test_targets_without_planning_are_refused() -> None:
