@@ -200,8 +200,8 @@ def evaluate_plans(
         for variant in variants
     ]
     notes += [
-        f"the ego's motion as {sensors} tells it, mean error: speed {speed:.2f} m/s, acceleration "
-        f"{acceleration:.2f} m/s2, turn rate {turn_rate:.3f} rad/s"
+        f"the ego's motion as {sensors} tells it, mean error: speed {speed:.2f} m/s, turn rate {turn_rate:.3f} rad/s, "
+        + (f"acceleration {acceleration:.2f} m/s2" if math.isfinite(acceleration) else "acceleration not told")
         for sensors, (speed, acceleration, turn_rate) in motion_errors.items()
         if math.isfinite(speed)
     ]
