@@ -19,12 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusionperc.geometry import EGO_WIDTH_M, BevGrid, ego_corners
-from fusionperc.models.agent_motion import ExpectedBoxes
+from fusionperc.models.agent_motion import MARGIN_M, ExpectedBoxes
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.models.planning import PlanningOutput, raw_scale, rolled_out
 
-#: Agents are to stay this far off.
-_MARGIN_M = 0.5
 #: In metres of distance from the chosen plan: what overlapping an agent by a metre of its length costs, and one corner
 #: off road, all the time. Ground that is no road only by less than the doubt costs nothing.
 _AGENT_WEIGHT, _ROAD_WEIGHT, _DOUBT = 1.0, 4.0, 0.3
@@ -85,7 +83,7 @@ def _moved(
     def cost(change: Tensor) -> Tensor:
         moved = plan(change)
         away_m = ((moved[..., :2] - chosen[..., :2]).square().sum(-1) + 1e-4).sqrt().mean(1)
-        overlap_m2 = F.relu(_MARGIN_M - boxes.gaps_m(moved)).prod(-1)
+        overlap_m2 = F.relu(MARGIN_M - boxes.gaps_m(moved)).prod(-1)
         near_m = (overlap_m2 / EGO_WIDTH_M * sureness).sum(1).mean(1)
         beside = trust * F.relu(grid.sampled(off_road, ego_corners(moved)) - _DOUBT).sum(-1).mean(1)
         return away_m + _AGENT_WEIGHT * near_m + _ROAD_WEIGHT * beside + _CHANGE_WEIGHT * change.square().mean((1, 2))

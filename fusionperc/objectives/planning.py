@@ -16,15 +16,15 @@ from torch import Tensor
 
 from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveConfig
 from fusionperc.geometry import ego_corners, wrap_angle
-from fusionperc.models.agent_motion import ExpectedBoxes, MotionOutput
+from fusionperc.models.agent_motion import MARGIN_M, ExpectedBoxes, MotionOutput
 from fusionperc.models.detection import DetectionOutput
 from fusionperc.models.ego_prior import STEP_S
 from fusionperc.models.planning import PlanningOutput
 from fusionperc.objectives.matching import MatchingCosts, match_queries
 from fusionperc.types import MOTION_COLUMNS, Targets
 
-#: Agents and the road's rim are to stay this far off.
-MARGIN_M, ROAD_MARGIN_M = 0.5, 0.2
+#: The road's rim is to stay this far off.
+ROAD_MARGIN_M = 0.2
 #: Share of the winner in the imitation loss; the rest is the expected error.
 WINNER_SHARE = 0.2
 #: A radian of heading counts as so many metres.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fusionperc.config import ModelConfig, ObjectiveConfig, PlanningObjectiveConfig
-from fusionperc.models.agent_motion import MotionOutput
+from fusionperc.models.agent_motion import MARGIN_M, MotionOutput
 from fusionperc.models.boxes import BoxParameters
 from fusionperc.models.detection import DetectionOutput, QueryPredictions
 from fusionperc.models.planning import PlanningOutput
-from fusionperc.objectives.planning import MARGIN_M, WINNER_SHARE, PlanningObjective
+from fusionperc.objectives.planning import WINNER_SHARE, PlanningObjective
 from fusionperc.types import Boxes, PlanningTargets, Targets
 
 MODEL = ModelConfig.model_validate({"grid": {"range_m": 51.2, "cell_m": 1.6}})
