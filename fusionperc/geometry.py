@@ -284,8 +284,8 @@ class BevGrid:
         return coordinate.masked_fill_(~inside[:, None], 0).long(), inside
 
     def sampled(
-        self, values: Float[Tensor, "batch x y"], xy_m: Float[Tensor, "batch *places 2"]
-    ) -> Float[Tensor, batch * places]:
+        self, values: Float[Tensor, "batch x y"], xy_m: Float[Tensor, "batch ... 2"]
+    ) -> Float[Tensor, "batch ..."]:
         """Values of the grid at places, linear between cell centres; the nearest cell's beyond the rim."""
         half = xy_m.new_tensor([self.x_max_m - self.x_min_m, self.y_max_m - self.y_min_m]) / 2
         middle = xy_m.new_tensor([self.x_max_m + self.x_min_m, self.y_max_m + self.y_min_m]) / 2

@@ -20,9 +20,9 @@ from fusionperc.types import CLASSES
 
 #: Only what is detected this surely is kept away from, and only if it can move by itself.
 SURE_SCORE = 0.3
-#: Sure agents are to stay this far off a plan.
-MARGIN_M = 0.5
 MOVABLE = tuple(index for index, name in enumerate(CLASSES) if name not in ("traffic_cone", "barrier"))
+#: It is to stay this far off a plan.
+MARGIN_M = 0.5
 #: Units in which what tokens are made of is about one.
 _SPEED_MPS, _DISTANCE_M = 10.0, 20.0
 

@@ -92,7 +92,12 @@ class PlanningOutput:
 
     def best(self) -> Float[Tensor, "batch steps 3"]:
         """Waypoints of `best_mode`."""
-        return self.waypoints[torch.arange(len(self.waypoints)), self.best_mode()]
+        return self.of_mode(self.waypoints, self.best_mode())
+
+    @staticmethod
+    def of_mode(values: Float[Tensor, "batch modes ..."], mode: Int[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+        """Of values of every alternative those of one, for each sample its own."""
+        return values[torch.arange(len(values), device=values.device), mode]
 
 
 class PlanningHead(nn.Module):

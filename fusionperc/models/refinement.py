@@ -44,11 +44,11 @@ def driven_plan(
         grid: of the drivable area.
         steps: of gradient descent; 0 gives `output.best()`.
     """
-    chosen = output.best()
+    mode = output.best_mode()
+    chosen = output.of_mode(output.waypoints, mode)
     if steps == 0:
         return chosen
-    rows = torch.arange(len(chosen), device=chosen.device)
-    controls, boxes = output.controls[rows, output.best_mode()], ExpectedBoxes.of(output.motion, detection)
+    controls, boxes = output.of_mode(output.controls, mode), ExpectedBoxes.of(output.motion, detection)
     # Tensors of inference mode take no part in gradients, their copies do.
     with torch.inference_mode(False), torch.enable_grad():
         copied = replace(boxes, **{f.name: getattr(boxes, f.name).clone() for f in fields(boxes)})
