@@ -32,17 +32,9 @@ ATTRIBUTES = (
 
 #: Attributes a class may carry (indices into `ATTRIBUTES`); cones and barriers carry none.
 CLASS_ATTRIBUTES: dict[str, tuple[int, ...]] = {
-    "car": (0, 1, 2),
-    "truck": (0, 1, 2),
-    "bus": (0, 1, 2),
-    "trailer": (0, 1, 2),
-    "construction_vehicle": (0, 1, 2),
-    "pedestrian": (5, 6, 7),
-    "motorcycle": (3, 4),
-    "bicycle": (3, 4),
-    "traffic_cone": (),
-    "barrier": (),
-}
+    **dict.fromkeys(("car", "truck", "bus", "trailer", "construction_vehicle"), (0, 1, 2)), "pedestrian": (5, 6, 7),
+    **dict.fromkeys(("motorcycle", "bicycle"), (3, 4)), **dict.fromkeys(("traffic_cone", "barrier"), ()),
+}  # fmt: skip
 
 Sensor = Literal["camera", "radar", "lidar"]
 #: Order of the columns of `SensorInputs.present`; their first letters C, R, L name subsets.
@@ -74,7 +66,6 @@ RADAR_DTYPE = np.dtype(
 
 #: The usual driving commands, from the ego's lateral displacement at 3 s.
 COMMANDS = ("right", "left", "straight")
-
 
 #: Columns of `EgoInputs.status` and `Targets.can_bus`: along the heading, to the left, counter-clockwise.
 EGO_STATUS = ("speed_mps", "acceleration_mps2", "lateral_mps2", "yaw_rate_radps")
@@ -170,6 +161,10 @@ class CameraInputs(TensorRecord):
         check_shape(self, "camera_T_ego", self.camera_T_ego, (batch, cameras, 4, 4), floating=True)
         check_shape(self, "present", self.present, (batch, cameras), floating=False)
 
+    @property
+    def batch_size(self) -> int:
+        return self.images.shape[0]
+
 
 @dataclass(frozen=True)
 class Odometry(TensorRecord):
@@ -187,10 +182,21 @@ class Odometry(TensorRecord):
         check_shape(self, "motion", self.motion, (None, len(EGO_MOTION)), floating=True)
         check_shape(self, "past_m", self.past_m, (self.motion.shape[0], None, 3), floating=True)
 
+    @property
+    def batch_size(self) -> int:
+        return self.motion.shape[0]
+
     @classmethod
     def unknown(cls, past_m: Tensor) -> Odometry:
         """Of past poses of any value (B, P, 3), as many that are unknown."""
         return cls(torch.full_like(past_m[:, 0], torch.nan), torch.full_like(past_m, torch.nan))
+
+    def known_or(self, other: Odometry) -> Odometry:
+        """The other's samples where this one's present motion is unknown."""
+        known = self.motion[:, EGO_MOTION.index("speed_mps")].isfinite()[:, None]
+        return Odometry(
+            torch.where(known, self.motion, other.motion), torch.where(known[:, None], self.past_m, other.past_m)
+        )
 
 
 @dataclass(frozen=True)
@@ -201,30 +207,26 @@ class SensorInputs(TensorRecord):
         cameras, radar, lidar: None where the sensor is absent from the whole batch.
         present: (B, 3) bool in the order of `SENSORS`: absent from one sample is False; a sensor that is present and
             saw nothing is True.
-        odometry: how the ego moves as its radars measured it; None where there is no radar in the whole batch or nobody
-            plans.
+        radar_odometry, lidar_odometry: how the ego moves as its radars or its LiDAR measured it; None where the sensor
+            is absent from the whole batch or nobody plans.
     """
 
     cameras: CameraInputs | None
     radar: Points | None
     lidar: Points | None
     present: Tensor
-    odometry: Odometry | None = None
+    radar_odometry: Odometry | None = None
+    lidar_odometry: Odometry | None = None
 
     def __post_init__(self) -> None:
         check_shape(self, "present", self.present, (None, 3), floating=False)
-        for column, (name, value) in enumerate(
-            (("cameras", self.cameras), ("radar", self.radar), ("lidar", self.lidar))
-        ):
-            if value is None:
-                if bool(self.present[:, column].any()):
-                    raise ValueError(f"SensorInputs.{name} is None but `present` says a sample has it")
-                continue
-            size = value.images.shape[0] if isinstance(value, CameraInputs) else value.batch_size
-            if size != self.batch_size:
-                raise ValueError(f"SensorInputs.{name} holds {size} samples, `present` {self.batch_size}")
-        if self.odometry is not None and len(self.odometry.motion) != self.batch_size:
-            raise ValueError(f"SensorInputs.odometry: {len(self.odometry.motion)} samples, `present` {self.batch_size}")
+        for column, name in enumerate(("cameras", "radar", "lidar")):
+            if getattr(self, name) is None and bool(self.present[:, column].any()):
+                raise ValueError(f"SensorInputs.{name} is None but `present` says a sample has it")
+        for name in ("cameras", "radar", "lidar", "radar_odometry", "lidar_odometry"):
+            value: CameraInputs | Points | Odometry | None = getattr(self, name)
+            if value is not None and value.batch_size != self.batch_size:
+                raise ValueError(f"SensorInputs.{name} holds {value.batch_size} samples, `present` {self.batch_size}")
 
     @property
     def batch_size(self) -> int:
@@ -238,8 +240,15 @@ class SensorInputs(TensorRecord):
             radar=self.radar if "radar" in sensors else None,
             lidar=self.lidar if "lidar" in sensors else None,
             present=self.present & keep,
-            odometry=self.odometry if "radar" in sensors else None,
+            radar_odometry=self.radar_odometry if "radar" in sensors else None,
+            lidar_odometry=self.lidar_odometry if "lidar" in sensors else None,
         )
+
+    def odometry(self) -> Odometry | None:
+        """How the ego moves and came here: as radars tell, of samples whose radars do not as the LiDAR does."""
+        if self.radar_odometry is None or self.lidar_odometry is None:
+            return self.radar_odometry or self.lidar_odometry
+        return self.radar_odometry.known_or(self.lidar_odometry)
 
 
 @dataclass(frozen=True)

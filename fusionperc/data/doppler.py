@@ -29,8 +29,6 @@ _ROUNDS_MPS = (0.6, 0.4, 0.25, 0.2, 0.2, 0.2)
 #: Standard deviations: what is known beforehand of acceleration (m/s^2), turn rate (rad/s) and its change (rad/s^2);
 #: a return's (m/s).
 _PRIOR_SIGMA, _RETURN_SIGMA_MPS = (4.0, 0.7, 0.5), 0.1
-#: Steps in which the past is integrated, and the time that the scans of one moment are from.
-_PAST_STEP_S, _SCANS_S = 0.05, 0.5
 
 
 @dataclass(frozen=True)
@@ -93,41 +91,6 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
     if np.ptp(age) < 0.1:
         motion[1] = np.nan
     return motion[:3].astype(np.float32)
-
-
-def past_poses(
-    age_s: NDArray[np.float64], motion: NDArray[np.float32], times_s: Sequence[float]
-) -> NDArray[np.float32]:
-    """Where the ego was, from how fast it went and turned at a few moments; between these, evenly changing.
-
-    Half a second beyond the first moment, from which its scans were, it is taken to have accelerated as it did then.
-
-    Args:
-        age_s: (K,) of the moments, ascending from about 0.
-        motion: (K, 3) as `ego_motion`; the moments of which it is unknown are left out.
-        times_s: (P,) of the poses, negative.
-
-    Returns:
-        (P, 3) x, y, yaw in the ego frame of age 0; NaN before that, and everywhere if the newest motion is unknown.
-    """
-    known = np.isfinite(motion[:, [0, 2]]).all(1)
-    poses = np.full((len(times_s), 3), np.nan, dtype=np.float32)
-    if not known[0]:
-        return poses
-    age_s, (speed, acceleration, turn_rate) = age_s[known], motion[known].astype(np.float64).T
-    age_s = np.append(age_s, age_s[-1] + _SCANS_S)
-    speed = np.append(speed, speed[-1] - np.nan_to_num(acceleration[-1]) * _SCANS_S)
-    turn_rate = np.append(turn_rate, turn_rate[-1])
-    steps = np.arange(0.0, age_s[-1] + _PAST_STEP_S / 2, _PAST_STEP_S)
-    speed, turn_rate = np.interp(steps, age_s, speed), np.interp(steps, age_s, turn_rate)
-    way, turn = ((values[1:] + values[:-1]) / 2 * _PAST_STEP_S for values in (speed, turn_rate))
-    yaw = np.append(0.0, -np.cumsum(turn))
-    middle = (yaw[1:] + yaw[:-1]) / 2
-    x, y = (np.append(0.0, -np.cumsum(way * along)) for along in (np.cos(middle), np.sin(middle)))
-    for pose, time_s in zip(poses, times_s, strict=True):
-        if -time_s <= steps[-1]:
-            pose[:] = [np.interp(-time_s, steps, values) for values in (x, y, yaw)]
-    return poses
 
 
 def _most_frequent(values: NDArray[np.float64]) -> float:

@@ -81,7 +81,8 @@ class DriveDataset(Dataset[Batch]):
         batch = apply(sample, augmentation)
         if self.planning_grid is not None:
             around = self.drives.surroundings(index)
-            odometry = self.drives.odometry(index) if sample.radar is not None else None
+            there = {"radar": sample.radar is not None, "lidar": sample.lidar is not None}
+            odometry = {s: self.drives.odometry(index, s) for s in self.sensors if there.get(s, False)}
             batch = with_planning(batch, sample, around, odometry, augmentation, self.planning_grid)
         return replace(batch, inputs=seen_by(batch.inputs, self.sensors, sample))
 
@@ -320,7 +321,8 @@ def collate_inputs(inputs: Sequence[SensorInputs]) -> SensorInputs:
         radar=_collate_points([item.radar for item in inputs]),
         lidar=_collate_points([item.lidar for item in inputs]),
         present=torch.cat([item.present for item in inputs]),
-        odometry=collate_odometry([item.odometry for item in inputs]),
+        radar_odometry=collate_odometry([item.radar_odometry for item in inputs]),
+        lidar_odometry=collate_odometry([item.lidar_odometry for item in inputs]),
     )
 
 

@@ -174,13 +174,13 @@ class NuScenesDrives:
         """What moves in a key frame; see `moving_surfaces`."""
         return moving_surfaces(self.files, int(self._samples[index]))
 
-    def odometry(self, index: int) -> Odometry:
-        """How the ego moves and came here, one sample; see `SensorFiles.odometry`.
+    def odometry(self, index: int, sensor: Sensor) -> Odometry:
+        """How the ego moves and came here as radar or LiDAR tells, one sample; see `SensorFiles.odometry`.
 
         Raises:
-            DataError: a damaged radar file.
+            DataError: a damaged file.
         """
-        return self.files.odometry(int(self._samples[index]))
+        return self.files.odometry(int(self._samples[index]), sensor)
 
     def surroundings(self, index: int) -> Surroundings:
         """How a sample goes on: the ego's and all objects' tracks, commands and drivable area; no sensor file is read.

@@ -6,7 +6,7 @@ parts of the ego's status change sides in a mirrored world.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,22 +16,22 @@ from fusionperc.data.augment import Augmentation, moved_odometry, moved_trajecto
 from fusionperc.data.maps import distance_to_area, moved
 from fusionperc.data.sample import FUTURE_TIMES_S, Sample, Surroundings
 from fusionperc.geometry import BevGrid
-from fusionperc.types import Batch, EgoInputs, Odometry, PlanningTargets
+from fusionperc.types import Batch, EgoInputs, Odometry, PlanningTargets, Sensor
 
 
 def with_planning(
     batch: Batch,
     sample: Sample,
     surroundings: Surroundings,
-    odometry: Odometry | None,
+    odometry: Mapping[Sensor, Odometry],
     augmentation: Augmentation,
     grid: BevGrid,
 ) -> Batch:
-    """The batch of one sample with `ego`, `inputs.odometry` and `targets.planning`.
+    """The batch of one sample with `ego`, odometry in `inputs`, and `targets.planning`.
 
     Args:
         batch: the augmented sample: its command and CAN bus values are taken as they are.
-        sample, surroundings, odometry: the same key frame, not augmented; no odometry where there is no radar.
+        sample, surroundings, odometry: the same key frame, not augmented; odometry of the sensors that are there.
         augmentation: of the batch.
         grid: of the drivable area.
     """
@@ -41,9 +41,10 @@ def with_planning(
         off_road = torch.from_numpy(distance_to_area(moved(surroundings.drivable, matrix.numpy()), grid))
     ahead = moved_trajectory(torch.zeros(1, 3), matrix)
     targets = batch.targets
+    measured = {sensor: moved_odometry(own, augmentation) for sensor, own in odometry.items()}
     return replace(
         batch,
-        inputs=replace(batch.inputs, odometry=None if odometry is None else moved_odometry(odometry, augmentation)),
+        inputs=replace(batch.inputs, radar_odometry=measured.get("radar"), lidar_odometry=measured.get("lidar")),
         targets=replace(
             targets,
             planning=PlanningTargets(

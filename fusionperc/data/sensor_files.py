@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusionperc.config import DataConfig
-from fusionperc.data.doppler import doppler_scan, ego_motion, past_poses
+from fusionperc.data import doppler, scan_matching
+from fusionperc.data.dead_reckoning import past_poses
 from fusionperc.data.errors import DataError
 from fusionperc.data.index import CAMERA_COLUMNS, LIDAR_COLUMN, RADAR_COLUMNS, Index, pose_matrix
 from fusionperc.data.pictures import PictureCrop, read_picture
@@ -42,7 +43,7 @@ class SensorFiles:
 
     def __init__(self, find: Callable[[str], SensorFile], index: Index, config: DataConfig) -> None:
         self.find, self.index, self.config = find, index, config
-        self._motions: dict[int, NDArray[np.float32]] = {}
+        self._motions: dict[tuple[Sensor, int], NDArray[np.float32]] = {}
 
     def file(self, row: int) -> SensorFile:
         """The file of a row; it need not be there."""
@@ -163,28 +164,54 @@ class SensorFiles:
             features.append(np.column_stack([points["rcs"], velocity, age]).astype(np.float32))
         return _points(np.concatenate(xyz), np.concatenate(features))
 
-    def odometry(self, sample: int) -> Odometry:
-        """How the ego moves and came here, by the Doppler of its radars, one sample; files not there tell nothing."""
+    def odometry(self, sample: int, sensor: Sensor) -> Odometry:
+        """How the ego moves and came here, one sample; files not there tell nothing.
+
+        Args:
+            sample: its place in the index.
+            sensor: what tells it: 'radar', by Doppler, or 'lidar', by sweeps laid upon each other.
+        """
         first = int(self.index.drive_start[self.index.drive_of(sample)])
         oldest = max(first, sample - _PAST_KEY_FRAMES)
         samples = range(sample, oldest - 1, -1)
-        motion = np.stack([self._motion(earlier) for earlier in samples])
+        motion = np.stack([self._motion(earlier, sensor) for earlier in samples])
         age_s = [self.age_s(sample, int(self.index.sample_reference[earlier])) for earlier in samples]
         past_m = past_poses(np.array(age_s), motion, PAST_TIMES_S)
         return Odometry(torch.from_numpy(motion[:1]), torch.from_numpy(past_m)[None])
 
-    def _motion(self, sample: int) -> NDArray[np.float32]:
+    def _motion(self, sample: int, sensor: Sensor) -> NDArray[np.float32]:
         """(3,) `EGO_MOTION`, fitted once: the next key frames ask for it, too."""
-        if sample not in self._motions:
-            there = [c for c in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if self.index.sample_row[sample, c] >= 0]
-            rows = [row for column in there for row in self._sweeps(sample, column, self.config.radar_sweeps)]
-            rows = [row for row in rows if self.file(row).is_file()]
-            calibration = pose_matrix(self.index.calibration_pose[self.index.row_calibration[rows]]).numpy()
-            self._motions[sample] = ego_motion([
-                doppler_scan(read_radar(self.file(row), self.config.radar_filter), matrix, self.age_s(sample, row))
-                for row, matrix in zip(rows, calibration, strict=True)
-            ])  # fmt: skip
-        return self._motions[sample]
+        if (sensor, sample) not in self._motions:
+            measure = {"radar": self._motion_by_doppler, "lidar": self._motion_by_matching}[sensor]
+            self._motions[sensor, sample] = measure(sample)
+        return self._motions[sensor, sample]
+
+    def _motion_by_doppler(self, sample: int) -> NDArray[np.float32]:
+        there = [c for c in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if self.index.sample_row[sample, c] >= 0]
+        rows = [row for column in there for row in self._sweeps(sample, column, self.config.radar_sweeps)]
+        rows = [row for row in rows if self.file(row).is_file()]
+        calibration = pose_matrix(self.index.calibration_pose[self.index.row_calibration[rows]]).numpy()
+        scans = [
+            doppler.doppler_scan(read_radar(self.file(row), self.config.radar_filter), matrix, self.age_s(sample, row))
+            for row, matrix in zip(rows, calibration, strict=True)
+        ]
+        return doppler.ego_motion(scans)
+
+    def _motion_by_matching(self, sample: int) -> NDArray[np.float32]:
+        key = int(self.index.sample_row[sample, LIDAR_COLUMN])
+        if key < 0 or not self.file(key).is_file():
+            return scan_matching.ego_motion([])
+        run = np.arange(int(self.index.row_first[key]), key)
+        age_s = (self.index.row_time_us[key] - self.index.row_time_us[run]) * 1e-6
+        wanted = [int(run[np.abs(age_s - age).argmin()]) for age in scan_matching.MATCHED_AGES_S if len(run)]
+        rows = [row for row in dict.fromkeys([key, *wanted]) if self.file(row).is_file()]
+        _, own_T_sensor = (m.float().numpy() for m in self.ego_T_sensor(sample, rows))
+        scans = []
+        for row, matrix in zip(rows, own_T_sensor, strict=True):
+            points = read_lidar(self.file(row))[:, :3]
+            points = points[~is_own_vehicle(points, matrix)]
+            scans.append(scan_matching.LidarScan(self.age_s(sample, row), points @ matrix[:3, :3].T + matrix[:3, 3]))
+        return scan_matching.ego_motion(scans)
 
     def cameras(
         self, sample: int, exists: NDArray[np.bool_], crops: Sequence[PictureCrop] | None, *, has_pictures: bool

@@ -74,17 +74,19 @@ def blank(inputs: SensorInputs) -> SensorInputs:
         cameras=None if cameras is None else replace(cameras, images=torch.zeros_like(cameras.images)),
         radar=None if inputs.radar is None else _emptied(inputs.radar),
         lidar=None if inputs.lidar is None else _emptied(inputs.lidar),
-        odometry=None,
+        radar_odometry=None,
+        lidar_odometry=None,
     )
 
 
 def newest(inputs: SensorInputs) -> SensorInputs:
-    """The same without earlier sweeps and what Doppler tells of the ego: nothing of its motion shows any more."""
+    """The same without earlier sweeps and what is measured with them: nothing of the ego's motion shows any more."""
     return replace(
         inputs,
         radar=None if inputs.radar is None else _younger(inputs.radar, 3, _NEWEST_RADAR_S),
         lidar=None if inputs.lidar is None else _younger(inputs.lidar, 1, _NEWEST_LIDAR_S),
-        odometry=None,
+        radar_odometry=None,
+        lidar_odometry=None,
     )
 
 

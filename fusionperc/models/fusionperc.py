@@ -87,7 +87,7 @@ class FusionPerc(BevEncoder, PyTorchModelHubMixin, coders={ModelConfig: (_encode
         if self.planning is not None and ego is not None:
             lidar = inputs.lidar if "lidar" in bev.sensors else None
             sweeps = None if lidar is None else self.planning.near.counts(lidar)
-            odometry = inputs.odometry if "radar" in bev.sensors else None
+            odometry = inputs.only(tuple(bev.sensors)).odometry()
             planning = self.planning(bev.fused, detection, ego, sweeps, odometry)
         return FusionPercOutput(
             detection=detection,

@@ -3,10 +3,9 @@
 Each of M ego queries knows the driving command and, if it is told, the ego's status; it attends to the agents and to
 the bird's-eye view with the drivable area, read off it or given by a map, and gives accelerations and curvatures of a
 vehicle that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first
-motion is the told one, or else what the radars' Doppler tells, or else the LiDAR's sweeps, laid side by side: these
-show speed and turn rate, but in half a second no acceleration. How much
-of what it learns changes the network that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection
-learns as if none were planned.
+motion is the told one, or else the measured one (`SensorInputs.odometry`), or else, where neither Doppler nor matched
+sweeps tell any, what is guessed from the newest sweeps, side by side. How much of what it learns changes the network
+that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection learns as if none were planned.
 
 Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
 agents from detection queries; BEV-Planner (arXiv 2312.03031) for leaving the ego's status out. Deviates: plans are
@@ -63,9 +62,9 @@ class PlanningOutput:
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
         controls, start_mps, heading_rad: (G * B, M, 2, 8), (G * B,), (G * B,) what `rolled_out` made the waypoints of.
-        sweep_motion: (B, 3) `EGO_MOTION`, the ego's present motion, as the LiDAR's sweeps tell it; NaN: acceleration.
-        sensed_motion: (B, 3) the same as all sensors tell it, without gradient: measured by Doppler where there is
-            radar. Plans start with it where no ego status is told, evenly where no acceleration is.
+        sweep_motion: (B, 3) `EGO_MOTION`, the ego's present motion, as guessed from sweeps; NaN: acceleration.
+        sensed_motion: (B, 3) the same as it is measured, or else guessed, without gradient. Plans start with it where
+            no ego status is told, evenly where no acceleration is.
         motion: of the agents.
         map_logits: (B, X, Y) that a cell can be driven on, as the sensors tell, whether a map is given or not.
         road: (B, X, Y) how surely it can, as the map tells where one is given, else as the sensors do.
@@ -150,7 +149,7 @@ class PlanningHead(nn.Module):
             detection: of the same samples.
             ego: what the ego is told.
             sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
-            odometry: as in `SensorInputs`.
+            odometry: as `SensorInputs.odometry`.
         """
         bev = weakened_gradient(bev, self.shared_gradient)
         content = weakened_gradient(detection.query_content, self.shared_gradient)

@@ -34,7 +34,7 @@ _TOLD_EVERY = 100
 @dataclass(frozen=True)
 class Seen:
     """What the planning head is given of samples: fused map, detections, sweeps side by side (zeros without LiDAR),
-    odometry (NaN without radar)."""
+    odometry (NaN without radar and LiDAR)."""
 
     bev: Tensor
     detection: DetectionOutput

@@ -2,7 +2,8 @@
 
 No sensor file is read, only poses and CAN bus, so thousands of key frames are gone through hundreds of times in half a
 minute.
-Each sample is seen three times: with the ego's status told, and as inexactly as radars or the LiDAR alone tell it.
+Each sample is seen three times: with the ego's status told, with what radars or LiDAR measure, and with what can be
+guessed where they do not.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ LEAST_SAMPLES = 100
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 128, 2e-3, 1e-2
 #: All key frames are seen so often, or, of many, so many are seen.
 _EPOCHS, _SEEN = 300, 1_000_000
-#: How far off radars and LiDAR tell speed (m/s), acceleration (m/s^2) and turn rate (rad/s), standard deviations.
-_RADAR_SIGMA, _LIDAR_SIGMA = (0.02, 0.07, 0.004), (0.25, math.nan, 0.02)
-#: How far off x, y (m) and yaw (rad) are that radars tell of the past, a second ago; y grows with the square of time.
+#: How far off speed (m/s), acceleration (m/s^2) and turn rate (rad/s) are, measured and guessed, standard deviations.
+_MEASURED_SIGMA, _GUESSED_SIGMA = (0.02, 0.07, 0.004), (0.25, math.nan, 0.02)
+#: How far off x, y (m) and yaw (rad) are that are measured of a second ago; y grows with the square of time.
 _PAST_SIGMA = (0.01, 0.01, 0.002)
 
 
@@ -51,14 +52,14 @@ def fit_prior(head: PlanningHead, config: Config) -> None:
         torch.manual_seed(config.train.seed)
         loss_m = _fit(head, kept, [item.command(config.data.command) for item in kept])
     log.info(
-        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with what radars tell, %.2f m with LiDAR",
+        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with motion measured, %.2f m guessed",
         len(kept),
         *loss_m,
     )
 
 
 def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[int]) -> list[float]:
-    """Returns the last epoch's errors with ego status and as radars and LiDAR tell it: metres, headings included."""
+    """Returns the last epoch's errors with ego status, with motion measured, guessed: metres, headings included."""
     future = torch.stack([item.ego_future_m for item in items])
     past = torch.stack([item.ego_past_m for item in items])
     status = torch.stack([item.can_bus for item in items])
@@ -77,7 +78,7 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
             mirrored = torch.rand(len(rows)) < 0.5
             told = _told(past[rows], status[rows], command[rows], mirrored)
             variants = EgoInputs.joined([told, *[told.without_status()] * 2])
-            odometry = [Odometry.unknown(told.past_m), _as_radars_tell(told), _as_lidar_tells(told)]
+            odometry = [Odometry.unknown(told.past_m), _as_measured(told), _as_guessed(told)]
             motion, past_m = (torch.cat([getattr(o, name) for o in odometry]) for name in ("motion", "past_m"))
             known = known_odometry(variants, motion, past_m)
             start, going_on = present_motion(known.motion)
@@ -94,22 +95,22 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
     return (errors / len(items)).tolist()
 
 
-def _as_radars_tell(told: EgoInputs) -> Odometry:
-    """Their scans of half a second tell its mean acceleration, not the present one."""
+def _as_measured(told: EgoInputs) -> Odometry:
+    """Scans of half a second tell its mean acceleration, not the present one."""
     motion, (time_s, way_m) = told.status[:, MOTION_COLUMNS].clone(), (PAST_TIMES_S[-1], told.past_m[:, -1, 0])
     mean_mps2 = (way_m - motion[:, 0] * time_s) / (time_s**2 / 2)
     motion[:, 1] = known_or(mean_mps2, motion[:, 1])
     noise = torch.randn(len(way_m), 1, 3) * torch.tensor(_PAST_SIGMA)
     age_s = torch.tensor(PAST_TIMES_S).abs()
     return Odometry(
-        motion + torch.randn_like(motion) * torch.tensor(_RADAR_SIGMA),
+        motion + torch.randn_like(motion) * torch.tensor(_MEASURED_SIGMA),
         told.past_m + noise * torch.stack([age_s, age_s**2, age_s], -1),
     )
 
 
-def _as_lidar_tells(told: EgoInputs) -> Odometry:
+def _as_guessed(told: EgoInputs) -> Odometry:
     motion = told.status[:, MOTION_COLUMNS]
-    motion = motion + torch.randn_like(motion) * torch.tensor(_LIDAR_SIGMA)
+    motion = motion + torch.randn_like(motion) * torch.tensor(_GUESSED_SIGMA)
     return Odometry(motion, torch.full_like(told.past_m, torch.nan))
 
 

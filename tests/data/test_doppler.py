@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusionperc.config import DataConfig
-from fusionperc.data.doppler import DopplerScan, doppler_scan, ego_motion, past_poses
+from fusionperc.data.doppler import DopplerScan, doppler_scan, ego_motion
 from fusionperc.data.loading import DriveDataset, collate
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.data.pointclouds import read_radar
@@ -109,43 +109,14 @@ def test_real_radars_measure_the_speed_that_their_files_were_compensated_with(re
     assert max(speeds) > 7.0 and min(abs(speed) for speed in speeds) < 0.05
 
 
-@given(
-    speed=st.floats(0, 30),
-    acceleration=st.floats(-4, 3),
-    turn_rate=st.floats(-0.5, 0.5),
-    interval_s=st.floats(0.4, 0.6),
-)
-@settings(max_examples=30, deadline=None)
-def test_past_poses_of_an_even_motion(speed: float, acceleration: float, turn_rate: float, interval_s: float) -> None:
-    """Integrated finely; key frames need not be in step with the seconds."""
-    age = np.arange(5) * interval_s
-    motion = np.stack([speed - acceleration * age, np.full(5, acceleration), np.full(5, turn_rate)], 1)
-    steps = np.linspace(0, 2, 20001)
-    yaw = -turn_rate * steps
-    velocity = (speed - acceleration * steps) * np.stack([np.cos(yaw), np.sin(yaw)])
-    place = -np.concatenate([np.zeros((2, 1)), np.cumsum((velocity[:, 1:] + velocity[:, :-1]) / 2, 1)], 1) * 1e-4
-    found = past_poses(age, motion.astype(np.float32), (-2.0, -1.5, -1.0, -0.5))
-    expected = np.concatenate([place, yaw[None]])[:, [20000, 15000, 10000, 5000]].T
-    assert found == pytest.approx(expected, abs=0.02)
-
-
-def test_past_poses_end_where_no_scan_was() -> None:
-    """Scans of half a second before the first moment tell of that; a moment without motion is passed over."""
-    motion = np.array([[4.0, 0.0, 0.0], [np.nan] * 3, [4.0, np.nan, 0.0]], dtype=np.float32)
-    found = past_poses(np.array([0.0, 0.5, 1.0]), motion, (-2.0, -1.5, -1.0, -0.5))
-    assert np.isnan(found[0]).all()
-    assert found[1:] == pytest.approx(np.array([[-6.0, 0, 0], [-4.0, 0, 0], [-2.0, 0, 0]]), abs=1e-5)
-    assert np.isnan(past_poses(np.array([0.0, 0.5]), motion[[1, 0]], (-0.5,))).all()
-
-
 def test_a_drive_through_standing_points(written_folder: Path) -> None:
     """The small folder's ego goes at 6 m/s and turns by 0.15 rad/s; its two radars say so, as its CAN bus does."""
     drives = NuScenesDrives(written_folder, "v1.0-mini", "fit", config=DataConfig())
-    sample, odometry = drives.read(4), drives.odometry(4)
+    sample, odometry = drives.read(4), drives.odometry(4, "radar")
     torch.testing.assert_close(odometry.motion[0], torch.tensor([6.0, 0.0, 0.15]), atol=0.01, rtol=0)
     torch.testing.assert_close(odometry.motion[0], sample.can_bus[[0, 1, 3]], atol=0.11, rtol=0)
     torch.testing.assert_close(odometry.past_m[0], sample.ego_past_m, atol=0.05, rtol=0)
-    assert drives.odometry(0).past_m[0, 0].isnan().all(), "the drive began less than two seconds ago"
+    assert drives.odometry(0, "radar").past_m[0, 0].isnan().all(), "the drive began less than two seconds ago"
 
     grid = BevGrid(-16.0, 16.0, -16.0, 16.0, -5.0, 3.0, 1.0)
     with_radar, without, detecting = (
@@ -153,11 +124,11 @@ def test_a_drive_through_standing_points(written_folder: Path) -> None:
         for sensors, planning in ((SENSORS, grid), (("camera", "lidar"), grid), (SENSORS, None))
     )
     inputs = collate([with_radar[4], without[4]]).inputs
-    assert inputs.odometry is not None
-    assert inputs.odometry.motion.isfinite().all(1).tolist() == [True, False]
-    assert inputs.odometry.past_m.isfinite().all((1, 2)).tolist() == [True, False]
-    assert inputs.only(("camera", "lidar")).odometry is None
-    assert detecting[4].inputs.odometry is None, "nobody plans"
+    assert inputs.radar_odometry is not None
+    assert inputs.radar_odometry.motion.isfinite().all(1).tolist() == [True, False]
+    assert inputs.radar_odometry.past_m.isfinite().all((1, 2)).tolist() == [True, False]
+    assert inputs.only(("camera", "lidar")).radar_odometry is None
+    assert detecting[4].inputs.odometry() is None, "nobody plans"
 
 
 def test_missing_radar_files_tell_nothing(written_folder: Path, tmp_path: Path) -> None:
@@ -165,7 +136,7 @@ def test_missing_radar_files_tell_nothing(written_folder: Path, tmp_path: Path) 
     shutil.copytree(written_folder, root)
     for folder in [path for path in root.rglob("RADAR_*") if path.is_dir()]:
         shutil.rmtree(folder)
-    odometry = NuScenesDrives(root, "v1.0-mini", "fit", config=DataConfig(missing="absent_sensor")).odometry(4)
+    odometry = NuScenesDrives(root, "v1.0-mini", "fit", config=DataConfig(missing="absent_sensor")).odometry(4, "radar")
     assert odometry.motion.isnan().all() and odometry.past_m.isnan().all()
 
 
@@ -173,7 +144,7 @@ def test_simulated_radars_measure_what_the_can_bus_says(tiny_drives: Path) -> No
     drives = NuScenesDrives(tiny_drives, "v1.0-mini", "all", config=DataConfig())
     error, past = [], []
     for place in range(len(drives)):
-        around, odometry = drives.surroundings(place), drives.odometry(place)
+        around, odometry = drives.surroundings(place), drives.odometry(place, "radar")
         error.append(odometry.motion[0] - around.can_bus[[0, 1, 3]])
         past.append(odometry.past_m[0] - around.ego_past_m)
     known = torch.stack(error).abs()

@@ -31,7 +31,7 @@ def sample(written_folder: Path) -> tuple[Sample, Surroundings]:
 def batch_of(sample: tuple[Sample, Surroundings], matrix: torch.Tensor, area: BaseGeometry | None = None) -> Batch:
     augmentation = replace(Augmentation.none(), augmented_T_ego=matrix)
     around = replace(sample[1], drivable=area)
-    return with_planning(apply(sample[0], augmentation), sample[0], around, None, augmentation, GRID)
+    return with_planning(apply(sample[0], augmentation), sample[0], around, {}, augmentation, GRID)
 
 
 def test_agents_futures_belong_to_their_boxes(sample: tuple[Sample, Surroundings]) -> None:
