@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""What a result was made with, and what the device can do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import platform
 import torch
 
 _PACKAGES = ("fusionperc", "torch", "torchvision", "lightning", "numpy", "nuscenes-devkit", "triton")
+
+
+def trains_in_bf16(precision: str, device_type: str) -> bool:
+    """Whether a run of this `train.precision` computes in bf16 on 'cpu' or 'cuda'.
+
+    Processors without AVX-512 (or Arm's bf16) only imitate it, several times slower than fp32.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,8 @@
                              {root: data/sim, split: sim_train}]"
 
 Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to those of fine-tuning; `all`, pretrained
-with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, `motion`, with that one alone.
+with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, `motion`, `objects`, with that
+one alone.
 Every arm is fine-tuned for train.steps on the same labelled drives of the same seed, and scored by the official
 evaluator on data.split with all sensors and with cameras alone; with a planning head (model.planning={}) plans without
 ego status are scored, too, as tools/evaluate.py --task planning does. No town of the pretraining drives may be in

@@ -13,6 +13,7 @@ from torch import Tensor
 from fusionperc.benchmarks.timing import Times, alternate
 from fusionperc.config import Config
 from fusionperc.data.loading import make_loader
+from fusionperc.environment import trains_in_bf16
 from fusionperc.models.fusionperc import FusionPerc, FusionPercOutput
 from fusionperc.objectives.detection import DetectionObjective
 from fusionperc.types import SENSORS, Batch, Sensor
@@ -61,7 +62,9 @@ class _Parts:
 
     def _precision(self) -> AbstractContextManager[object]:
         device_type = next(self.model.parameters()).device.type
-        return torch.autocast(device_type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        return torch.autocast(
+            device_type, torch.bfloat16, enabled=trains_in_bf16(self.config.train.precision, device_type)
+        )
 
     def _next(self) -> Batch:
         self.turn += 1

@@ -370,7 +370,9 @@ class TrainConfig(_Record):
     backbone_rate: float = Field(0.5, gt=0, description="the picture backbone's rate relative to the encoders'")
     encoder_rate: float = Field(1.0, gt=0, description="the encoders' learning rate relative to the heads'")
     fusion_rate: float = Field(1.0, gt=0, description="the fusion's learning rate relative to the heads'")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32", description="auto: bf16 where the device computes with it, fp32 where that would be slower"
+    )
     sensor_dropout: float = Field(0.3, ge=0, le=1, description="share of batches trained on a random sensor subset")
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"

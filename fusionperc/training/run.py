@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from fusionperc.config import Config, ConfigError
 from fusionperc.data.loading import make_loader
-from fusionperc.environment import versions
+from fusionperc.environment import trains_in_bf16, versions
 from fusionperc.files import whole_file, write_json
 from fusionperc.training.checkpoints import read_checkpoint
 from fusionperc.training.finetune import Finetuning
@@ -89,10 +90,11 @@ def fit(
         part.write_text(config.to_yaml())
     write_json(config.run.dir / "versions.json", versions())
     log.info(
-        "training %s for %d steps on %s: %.1f M parameters, run folder %s",
+        "training %s for %d steps on %s in %s: %.1f M parameters, run folder %s",
         config.model.sensors,
         config.train.steps,
-        config.train.device,
+        trainer.strategy.root_device.type,
+        "fp32" if trainer.precision == "32-true" else "bf16",
         sum(parameter.numel() for parameter in module.parameters()) / 1e6,
         config.run.dir,
     )
@@ -110,11 +112,12 @@ def make_trainer(config: Config) -> L.Trainer:
     train = config.train
     folder = config.run.dir
     validate_every = min(train.validate_every, train.steps) * train.accumulate
+    accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(train.device, train.device)
     return L.Trainer(
-        accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[train.device],
+        accelerator=accelerator,
         devices=train.devices,
         strategy="auto" if train.devices == 1 else "ddp_find_unused_parameters_true",
-        precision="bf16-mixed" if train.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if trains_in_bf16(train.precision, accelerator) else "32-true",
         max_steps=train.steps,
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=train.gradient_clip,
