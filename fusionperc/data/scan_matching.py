@@ -6,7 +6,7 @@ read: neither poses nor CAN bus.
 
 Source: generalized ICP (Segal et al., RSS 2009) as in small_gicp (Koide, JOSS 2024); that each search starts where the
 vehicle would be at the speed found before is KISS-ICP's (Vizzo et al., RA-L 2023). Deviates: few sweeps, all against
-the newest, so that errors do not add up; sweeps are taken as rigid (an even speed distorts all of them alike).
+the newest, so that errors do not add up; no ground; sweeps are taken as rigid (an even speed distorts all alike).
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 #: Ages of the sweeps that are laid upon the newest, s.
 MATCHED_AGES_S = (0.1, 0.25, 0.5)
+#: What is lower than this over the ground below the ego is left out: a LiDAR's rings on even ground go along with it,
+#: and would have it stand.
+_GROUND_M = 0.2
 #: Points are thinned to one in a cube of this side; so many neighbours tell a point's surface.
 _CUBE_M, _NEIGHBOURS = 1.0, 10
 #: How far apart points may be that are taken for one place: first, with no speed known yet, and then. A vehicle at
@@ -107,8 +110,9 @@ def matched_poses(scans: Sequence[LidarScan]) -> NDArray[np.float64]:
 
 
 def _thinned(points_m: NDArray[np.float32]) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+    raised = points_m[points_m[:, 2] > _GROUND_M]
     return small_gicp.preprocess_points(  # type: ignore[no-any-return]
-        points_m.astype(np.float64), downsampling_resolution=_CUBE_M, num_neighbors=_NEIGHBOURS, num_threads=1
+        raised.astype(np.float64), downsampling_resolution=_CUBE_M, num_neighbors=_NEIGHBOURS, num_threads=1
     )
 
 

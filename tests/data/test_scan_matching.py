@@ -88,6 +88,14 @@ def test_a_lorry_beside_the_ego_is_no_standstill() -> None:
     assert found[0] == pytest.approx(8.0, abs=0.15)
 
 
+def test_rings_on_the_ground_go_along_and_tell_nothing() -> None:
+    """On even ground a LiDAR draws the same circles wherever it is."""
+    azimuth, radius = np.meshgrid(np.linspace(0, 2 * np.pi, 900), np.geomspace(4, 40, 16))
+    rings = np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), np.full_like(radius, 0.03)], -1)
+    found = ego_motion(scans_of((8.0, 0.0, 0.0), others=rings.reshape(-1, 3)))
+    assert found == pytest.approx([8.0, 0.0, 0.0], abs=0.1)
+
+
 def test_what_cannot_be_matched_is_unknown() -> None:
     scans = scans_of((5.0, 1.0, 0.0))
     assert np.isnan(ego_motion([])).all()
