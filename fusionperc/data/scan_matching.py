@@ -29,8 +29,8 @@ _CUBE_M, _NEIGHBOURS = 1.0, 10
 #: How far apart points may be that are taken for one place: first, with no speed known yet, and then. A vehicle at
 #: 30 m/s goes 3 m between the first two sweeps.
 _FIRST_NEAR_M, _NEAR_M = 4.0, 1.0
-#: Where the search ends: steps, and their size in metres and radians.
-_STEPS, _LAST_STEP_M, _LAST_STEP_RAD = 30, 1e-4, 1e-5
+#: Where the search ends: steps, and their size in metres and radians. It may go to and fro by less than a centimetre.
+_STEPS, _LAST_STEP_M, _LAST_STEP_RAD = 20, 1e-4, 1e-5
 #: Fewer thinned points tell nothing; nor does a sweep of which a smaller share is near the newest's.
 _FEWEST_POINTS, _LEAST_NEAR = 200, 0.5
 #: Standard deviations: of a way (m) and a turn (rad); of what is known beforehand of acceleration (m/s^2), turn rate
@@ -85,7 +85,7 @@ def matched_poses(scans: Sequence[LidarScan]) -> NDArray[np.float64]:
     for scan in scans[1:]:
         earlier, _ = _thinned(scan.points_m)
         if min(newest.size(), earlier.size()) < _FEWEST_POINTS:
-            continue
+            break
         age_s = scan.age_s - scans[0].age_s
         align = partial(
             small_gicp.align,
@@ -102,10 +102,12 @@ def matched_poses(scans: Sequence[LidarScan]) -> NDArray[np.float64]:
         if not len(found):
             guess = align(guess, max_correspondence_distance=_FIRST_NEAR_M).T_target_source
         result = align(guess, max_correspondence_distance=_NEAR_M)
-        if result.converged and result.num_inliers >= _LEAST_NEAR * earlier.size():
-            matrix = result.T_target_source
-            yaw = np.arctan2(matrix[1, 0], matrix[0, 0])
-            found = np.append(found, [[age_s, matrix[0, 3], matrix[1, 3], yaw]], axis=0)
+        if result.num_inliers < _LEAST_NEAR * earlier.size():
+            # Without its start the search for an older one may end in the wrong place.
+            break
+        matrix = result.T_target_source
+        yaw = np.arctan2(matrix[1, 0], matrix[0, 0])
+        found = np.append(found, [[age_s, matrix[0, 3], matrix[1, 3], yaw]], axis=0)
     return found
 
 
