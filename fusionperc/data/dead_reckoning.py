@@ -1,4 +1,4 @@
-"""Where the ego was, from how it moved at a few moments."""
+"""What is known of how a vehicle moves, and where the ego was, from how it moved at a few moments."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+#: Standard deviations of a vehicle's acceleration (m/s^2), turn rate (rad/s) and its change (rad/s^2) in traffic.
+USUAL_MOTION = (4.0, 0.7, 0.5)
 #: Steps in which the past is integrated, and how long before its moment a motion is known to have lasted.
 _STEP_S, _LASTED_S = 0.05, 0.5
 

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fusionperc.data.dead_reckoning import USUAL_MOTION
+
 #: Fewer returns that agree tell no motion.
 _LEAST_RETURNS = 12
 #: Width of the bins of the most frequent speed, and the returns that tell it: not too far aside.
 _BIN_MPS, _LEAST_COSINE = 0.5, 0.5
 #: Deviations from the fit beyond which returns count less, from round to round; files round to 0.25 m/s.
 _ROUNDS_MPS = (0.6, 0.4, 0.25, 0.2, 0.2, 0.2)
-#: Standard deviations: what is known beforehand of acceleration (m/s^2), turn rate (rad/s) and its change (rad/s^2);
-#: a return's (m/s).
-_PRIOR_SIGMA, _RETURN_SIGMA_MPS = (4.0, 0.7, 0.5), 0.1
+#: Standard deviation of a return's speed.
+_RETURN_SIGMA_MPS = 0.1
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
         return unknown
     system = -np.stack([ahead, -age * ahead, lever, -age * lever], 1)
     motion = np.array([_most_frequent(-speed[told] / ahead[told]), 0.0, 0.0, 0.0])
-    prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in _PRIOR_SIGMA)])
+    prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in USUAL_MOTION)])
     weight = np.zeros(len(speed))
     for scale_mps in _ROUNDS_MPS:
         weight = 1 / (1 + ((speed - system @ motion) / scale_mps) ** 2) ** 2

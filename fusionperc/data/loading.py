@@ -81,8 +81,8 @@ class DriveDataset(Dataset[Batch]):
         batch = apply(sample, augmentation)
         if self.planning_grid is not None:
             around = self.drives.surroundings(index)
-            there = {"radar": sample.radar is not None, "lidar": sample.lidar is not None}
-            odometry = {s: self.drives.odometry(index, s) for s in self.sensors if there.get(s, False)}
+            telling = {"radar": sample.radar, "lidar": sample.lidar}
+            odometry = {s: self.drives.odometry(index, s) for s in self.sensors if telling.get(s) is not None}
             batch = with_planning(batch, sample, around, odometry, augmentation, self.planning_grid)
         return replace(batch, inputs=seen_by(batch.inputs, self.sensors, sample))
 

@@ -17,7 +17,11 @@ from functools import partial
 
 import numpy as np
 import small_gicp
+import torch
 from numpy.typing import NDArray
+
+from fusionperc.data.dead_reckoning import USUAL_MOTION
+from fusionperc.geometry import rigid, rotation_from_yaw
 
 #: Ages of the sweeps that are laid upon the newest, s.
 MATCHED_AGES_S = (0.1, 0.25, 0.5)
@@ -33,10 +37,8 @@ _FIRST_NEAR_M, _NEAR_M = 4.0, 1.0
 _STEPS, _LAST_STEP_M, _LAST_STEP_RAD = 20, 1e-4, 1e-5
 #: Fewer thinned points tell nothing; nor does a sweep of which a smaller share is near the newest's.
 _FEWEST_POINTS, _LEAST_NEAR = 200, 0.5
-#: Standard deviations: of a way (m) and a turn (rad); of what is known beforehand of acceleration (m/s^2), turn rate
-#: (rad/s) and its change (rad/s^2).
+#: Standard deviations of a way and a turn between sweeps.
 _WAY_SIGMA_M, _TURN_SIGMA_RAD = 0.005, 2e-4
-_ACCELERATION_SIGMA, _TURN_SIGMA = 4.0, (0.7, 0.5)
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ def ego_motion(scans: Sequence[LidarScan]) -> NDArray[np.float32]:
     # A vehicle that turns evenly goes along an arc: its chord is shorter and turned by half the angle.
     way_m = (x * np.cos(yaw / 2) + y * np.sin(yaw / 2)) / np.sinc(yaw / 2 / np.pi)
     system = np.stack([-age_s, age_s**2 / 2], 1)
-    speed, acceleration = _fitted(system, way_m, _WAY_SIGMA_M, (np.inf, _ACCELERATION_SIGMA))
-    turn_rate, _ = _fitted(system, yaw, _TURN_SIGMA_RAD, _TURN_SIGMA)
+    speed, acceleration = _fitted(system, way_m, _WAY_SIGMA_M, (np.inf, USUAL_MOTION[0]))
+    turn_rate, _ = _fitted(system, yaw, _TURN_SIGMA_RAD, USUAL_MOTION[1:])
     return np.array([speed, acceleration if len(poses) > 1 else np.nan, turn_rate], dtype=np.float32)
 
 
@@ -120,12 +122,11 @@ def _thinned(points_m: NDArray[np.float32]) -> tuple[small_gicp.PointCloud, smal
 
 def _extrapolated(found: NDArray[np.float64], age_s: float) -> NDArray[np.float64]:
     """(4, 4) where the ego was at an age, if it had always moved as since the last pose found."""
-    guess = np.eye(4)
-    if len(found):
-        x, y, yaw = found[-1, 1:] * age_s / found[-1, 0]
-        guess[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
-        guess[:2, 3] = x, y
-    return guess
+    if not len(found):
+        return np.eye(4)
+    x, y, yaw = torch.from_numpy(found[-1, 1:] * age_s / found[-1, 0])
+    matrix: NDArray[np.float64] = rigid(rotation_from_yaw(yaw), torch.stack([x, y, torch.zeros_like(x)])).numpy()
+    return matrix
 
 
 def _fitted(

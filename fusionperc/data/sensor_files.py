@@ -78,9 +78,13 @@ class SensorFiles:
 
     def ego_T_sensor(self, sample: int, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Of each row: (K, 4, 4) from the sensor at its time to the key frame's ego frame, and to its own ego frame."""
-        own_T_sensor = pose_matrix(self.index.calibration_pose[self.index.row_calibration[list(rows)]])
+        own_T_sensor = self._own_T_sensor(rows)
         global_T_sensor = pose_matrix(self.index.row_pose[list(rows)]) @ own_T_sensor
         return self.ego_T_global(sample) @ global_T_sensor, own_T_sensor
+
+    def _own_T_sensor(self, rows: Sequence[int]) -> Tensor:
+        """(K, 4, 4) float64 calibration of each row: from the sensor to the ego frame of its own time."""
+        return pose_matrix(self.index.calibration_pose[self.index.row_calibration[list(rows)]])
 
     def read(
         self, sample: int, exists: NDArray[np.bool_], crops: Sequence[PictureCrop] | None, sensors: Sequence[Sensor]
@@ -190,10 +194,9 @@ class SensorFiles:
         there = [c for c in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if self.index.sample_row[sample, c] >= 0]
         rows = [row for column in there for row in self._sweeps(sample, column, self.config.radar_sweeps)]
         rows = [row for row in rows if self.file(row).is_file()]
-        calibration = pose_matrix(self.index.calibration_pose[self.index.row_calibration[rows]]).numpy()
         scans = [
             doppler.doppler_scan(read_radar(self.file(row), self.config.radar_filter), matrix, self.age_s(sample, row))
-            for row, matrix in zip(rows, calibration, strict=True)
+            for row, matrix in zip(rows, self._own_T_sensor(rows).numpy(), strict=True)
         ]
         return doppler.ego_motion(scans)
 
@@ -205,9 +208,8 @@ class SensorFiles:
         age_s = (self.index.row_time_us[key] - self.index.row_time_us[run]) * 1e-6
         wanted = [int(run[np.abs(age_s - age).argmin()]) for age in scan_matching.MATCHED_AGES_S if len(run)]
         rows = [row for row in dict.fromkeys([key, *wanted]) if self.file(row).is_file()]
-        _, own_T_sensor = (m.float().numpy() for m in self.ego_T_sensor(sample, rows))
         scans = []
-        for row, matrix in zip(rows, own_T_sensor, strict=True):
+        for row, matrix in zip(rows, self._own_T_sensor(rows).float().numpy(), strict=True):
             points = read_lidar(self.file(row))[:, :3]
             points = points[~is_own_vehicle(points, matrix)]
             scans.append(scan_matching.LidarScan(self.age_s(sample, row), points @ matrix[:3, :3].T + matrix[:3, 3]))
