@@ -191,12 +191,17 @@ class Odometry(TensorRecord):
         """Of past poses of any value (B, P, 3), as many that are unknown."""
         return cls(torch.full_like(past_m[:, 0], torch.nan), torch.full_like(past_m, torch.nan))
 
-    def known_or(self, other: Odometry) -> Odometry:
-        """The other's samples where this one's present motion is unknown."""
-        known = self.motion[:, EGO_MOTION.index("speed_mps")].isfinite()[:, None]
-        return Odometry(
-            torch.where(known, self.motion, other.motion), torch.where(known[:, None], self.past_m, other.past_m)
-        )
+    @classmethod
+    def of_radar_and_lidar(cls, radar: Odometry, lidar: Odometry) -> Odometry:
+        """How far by Doppler, how turned by matched sweeps, which tell it better; one alone if the other does not."""
+
+        def of_both(radar: Tensor, lidar: Tensor) -> Tensor:
+            # Speed, acceleration, turn rate; x, y, yaw.
+            by_radar = torch.tensor([True, True, False], device=radar.device)
+            better, other = torch.where(by_radar, radar, lidar), torch.where(by_radar, lidar, radar)
+            return torch.where(better.isfinite(), better, other)
+
+        return cls(of_both(radar.motion, lidar.motion), of_both(radar.past_m, lidar.past_m))
 
 
 @dataclass(frozen=True)
@@ -245,10 +250,10 @@ class SensorInputs(TensorRecord):
         )
 
     def odometry(self) -> Odometry | None:
-        """How the ego moves and came here: as radars tell, of samples whose radars do not as the LiDAR does."""
+        """How the ego moves and came here, by whatever tells it; None where nothing does."""
         if self.radar_odometry is None or self.lidar_odometry is None:
             return self.radar_odometry or self.lidar_odometry
-        return self.radar_odometry.known_or(self.lidar_odometry)
+        return Odometry.of_radar_and_lidar(self.radar_odometry, self.lidar_odometry)
 
 
 @dataclass(frozen=True)
@@ -290,11 +295,6 @@ class EgoInputs(TensorRecord):
     def and_without_status(self) -> EgoInputs:
         """(2 B) these, and then the same samples without the ego's status."""
         return EgoInputs.joined([self, self.without_status()])
-
-    @classmethod
-    def joined(cls, items: Sequence[EgoInputs]) -> EgoInputs:
-        """One record of several, one behind the other."""
-        return cls(**{f.name: torch.cat([getattr(item, f.name) for item in items]) for f in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,6 @@ class PlanningHeadConfig(_Record):
         "learnt",
         description="where the drivable area is from: read off the sensors, or a map wherever there is one",
     )
-    near_m: float = Field(9.6, gt=0, description="half side of the square around the ego that is read whole")
     refine_steps: int = Field(
         30, ge=0, description="steps that move a plan, before it is driven, away from agents and back onto the road"
     )

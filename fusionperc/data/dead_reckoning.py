@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 #: Standard deviations of a vehicle's acceleration (m/s^2), turn rate (rad/s) and its change (rad/s^2) in traffic.
 USUAL_MOTION = (4.0, 0.7, 0.5)
+#: Standard deviation of how an acceleration changes.
+USUAL_JERK_MPS3 = 1.0
 #: Steps in which the past is integrated, and how long before its moment a motion is known to have lasted.
 _STEP_S, _LASTED_S = 0.05, 0.5
 

@@ -1,10 +1,10 @@
 """The ego's own motion from the Doppler of its radars: what stands still comes towards a moving radar.
 
 A return in the direction u that stands still has the radial speed -u . v of the radar's own velocity v. All radars'
-scans of half a second are fitted at once with a speed, an acceleration and an evenly changing turn rate of a vehicle
-that does not slip sideways at its rear axle, the ego frame's origin. Nothing but radar files and calibration is read:
-no odometry, no CAN bus. Speeds that the files have compensated (`vx_comp`) are not used: the own speed was given to
-those.
+scans of a second are fitted at once with a speed, an evenly changing acceleration and an evenly changing turn rate of
+a vehicle that does not slip sideways at its rear axle, the ego frame's origin. Nothing but radar files and calibration
+is read: no odometry, no CAN bus. Speeds that the files have compensated (`vx_comp`) are not used: the own speed was
+given to those.
 
 Source: Kellner et al., Instantaneous ego-motion estimation using Doppler radar (ITSC 2013) and using multiple Doppler
 radars (ICRA 2014); deviates: the robust start is the most frequent speed, and scans of several times are fitted at
@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionperc.data.dead_reckoning import USUAL_MOTION
+from fusionperc.data.dead_reckoning import USUAL_JERK_MPS3, USUAL_MOTION
 
+#: How old a scan may be. Of half a second only the mean acceleration is told, not the present one.
+SPAN_S = 1.0
 #: Fewer returns that agree tell no motion.
 _LEAST_RETURNS = 12
 #: Width of the bins of the most frequent speed, and the returns that tell it: not too far aside.
@@ -67,6 +69,9 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
     """(3,) the ego's speed (m/s), acceleration (m/s^2) and turn rate (rad/s) at the key frame; NaN if too few agree.
 
     The acceleration is NaN where all scans are of one moment.
+
+    Args:
+        scans: of the last `SPAN_S`.
     """
     unknown = np.full(3, np.nan, dtype=np.float32)
     if not scans:
@@ -80,9 +85,10 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
     told = np.abs(ahead) > _LEAST_COSINE
     if told.sum() < _LEAST_RETURNS:
         return unknown
-    system = -np.stack([ahead, -age * ahead, lever, -age * lever], 1)
-    motion = np.array([_most_frequent(-speed[told] / ahead[told]), 0.0, 0.0, 0.0])
-    prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in USUAL_MOTION)])
+    system = -np.stack([ahead, -age * ahead, lever, -age * lever, age**2 / 2 * ahead], 1)
+    # Speed, acceleration, turn rate and its change, jerk.
+    motion = np.array([_most_frequent(-speed[told] / ahead[told]), 0.0, 0.0, 0.0, 0.0])
+    prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in (*USUAL_MOTION, USUAL_JERK_MPS3))])
     weight = np.zeros(len(speed))
     for scale_mps in _ROUNDS_MPS:
         weight = 1 / (1 + ((speed - system @ motion) / scale_mps) ** 2) ** 2

@@ -83,8 +83,7 @@ def collate_odometry(items: Sequence[Odometry | None]) -> Odometry | None:
     first = next((item for item in items if item is not None), None)
     if first is None:
         return None
-    known = [Odometry.unknown(first.past_m) if item is None else item for item in items]
-    return Odometry(torch.cat([item.motion for item in known]), torch.cat([item.past_m for item in known]))
+    return Odometry.joined([Odometry.unknown(first.past_m) if item is None else item for item in items])
 
 
 def collate_planning(items: Sequence[PlanningTargets | None]) -> PlanningTargets | None:

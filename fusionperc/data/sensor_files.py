@@ -64,6 +64,12 @@ class SensorFiles:
         oldest = row - (num_sweeps - 1) * stride
         return list(range(row, max(int(self.index.row_first[row]), oldest) - 1, -stride))
 
+    def _until(self, row: int, span_s: float) -> list[int]:
+        """Rows of a sensor up to this one, the newest first, of the last `span_s`."""
+        run = np.arange(row, int(self.index.row_first[row]) - 1, -1)
+        age_s = (self.index.row_time_us[row] - self.index.row_time_us[run]) * 1e-6
+        return run[age_s <= span_s].tolist()  # type: ignore[no-any-return]
+
     def is_absent(self, file: SensorFile, key_frame: bool) -> bool:
         """Whether a sweep is to be left out because it has no file. Raises `DataError` if it may not be."""
         if file.is_file():
@@ -191,9 +197,8 @@ class SensorFiles:
         return self._motions[sensor, sample]
 
     def _motion_by_doppler(self, sample: int) -> NDArray[np.float32]:
-        there = [c for c in range(RADAR_COLUMNS.start, RADAR_COLUMNS.stop) if self.index.sample_row[sample, c] >= 0]
-        rows = [row for column in there for row in self._sweeps(sample, column, self.config.radar_sweeps)]
-        rows = [row for row in rows if self.file(row).is_file()]
+        there = [int(row) for row in self.index.sample_row[sample, RADAR_COLUMNS] if row >= 0]
+        rows = [row for newest in there for row in self._until(newest, doppler.SPAN_S) if self.file(row).is_file()]
         scans = [
             doppler.doppler_scan(read_radar(self.file(row), self.config.radar_filter), matrix, self.age_s(sample, row))
             for row, matrix in zip(rows, self._own_T_sensor(rows).numpy(), strict=True)
@@ -204,10 +209,10 @@ class SensorFiles:
         key = int(self.index.sample_row[sample, LIDAR_COLUMN])
         if key < 0 or not self.file(key).is_file():
             return scan_matching.ego_motion([])
-        run = np.arange(int(self.index.row_first[key]), key)
+        run = np.array(self._until(key, 2 * max(scan_matching.MATCHED_AGES_S)))
         age_s = (self.index.row_time_us[key] - self.index.row_time_us[run]) * 1e-6
-        wanted = [int(run[np.abs(age_s - age).argmin()]) for age in scan_matching.MATCHED_AGES_S if len(run)]
-        rows = [row for row in dict.fromkeys([key, *wanted]) if self.file(row).is_file()]
+        wanted = [int(run[np.abs(age_s - age).argmin()]) for age in (0.0, *scan_matching.MATCHED_AGES_S)]
+        rows = [row for row in dict.fromkeys(wanted) if self.file(row).is_file()]
         scans = []
         for row, matrix in zip(rows, self._own_T_sensor(rows).float().numpy(), strict=True):
             points = read_lidar(self.file(row))[:, :3]

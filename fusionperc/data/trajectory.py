@@ -14,6 +14,8 @@ from fusionperc.types import COMMANDS
 _SLACK_S = 0.1
 #: Between poses further apart than this nothing is interpolated.
 _LARGEST_GAP_S = 1.5
+#: Before and after now, to tell the present acceleration.
+HALF_S = 0.5
 _COMMAND_TIME_S = 3.0
 _COMMAND_OFFSET_M = 2.0
 
@@ -50,6 +52,19 @@ def planar_poses(pose: Tensor, ego_T_global: Tensor) -> Tensor:
     rotation = ego_T_global[:3, :3] @ rotation_from_quaternion(pose[..., 3:])
     position = pose[..., :3] @ ego_T_global[:3, :3].T + ego_T_global[:3, 3]
     return torch.cat([position[..., :2], yaw_from_rotation(rotation)[..., None]], dim=-1)
+
+
+def acceleration_over_ground(before_m: Float[Tensor, "batch 3"], after_m: Float[Tensor, "batch 3"]) -> Tensor:
+    """(B,) m/s^2 along the vehicle's way, from x, y, yaw of `HALF_S` ago and from now in the vehicle's own frame.
+
+    An accelerometer, and so the CAN bus, feels slopes, too: a vehicle that stands uphill is told to accelerate.
+    """
+    ways_m = []
+    for pose in (before_m, after_m):
+        x, y, yaw = pose.unbind(-1)
+        # Along an arc: its chord is shorter and turned by half the angle. What lies behind is negative.
+        ways_m.append((x * (yaw / 2).cos() + y * (yaw / 2).sin()) / torch.sinc(yaw / 2 / torch.pi))
+    return (ways_m[0] + ways_m[1]) / HALF_S**2
 
 
 def driving_command(future_m: Tensor, times_s: tuple[float, ...]) -> int:

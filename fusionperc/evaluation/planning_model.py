@@ -18,6 +18,7 @@ from fusionperc.config import Config, ConfigError, DataConfig
 from fusionperc.console import console
 from fusionperc.data.loading import make_loader
 from fusionperc.data.nuscenes import NuScenesDrives
+from fusionperc.data.trajectory import acceleration_over_ground
 from fusionperc.evaluation.inference import open_drives, subsets_of
 from fusionperc.evaluation.planning import (
     Planner,
@@ -30,7 +31,7 @@ from fusionperc.evaluation.planning_report import show_planning, write_planning_
 from fusionperc.evaluation.planning_scene import Array, PlanningScene
 from fusionperc.models.fusionperc import FusionPerc, FusionPercOutput
 from fusionperc.models.refinement import driven_plan
-from fusionperc.types import MOTION_COLUMNS, Batch, Points, SensorInputs, sensors_from_letters
+from fusionperc.types import MOTION_COLUMNS, Batch, Points, SensorInputs, Targets, sensors_from_letters
 
 #: Every sensor is there and saw nothing; or all but the newest sweep of each is missing.
 BLANK, NEWEST = "blank", "newest"
@@ -128,7 +129,8 @@ def predict_plans(
     """The best plan (8, 3) of every sample, by variant's name and sample token; each batch is read once.
 
     Beside them, by the variants' sensors, how far off the ego's motion is that these tell: mean errors of speed (m/s),
-    acceleration (m/s^2) and turn rate (rad/s) where the CAN bus has them.
+    acceleration (m/s^2) and turn rate (rad/s) against the CAN bus, the acceleration against the recorded poses, as the
+    bus's feels slopes.
 
     Args:
         model: in evaluation mode, on `device`, with a planning head.
@@ -149,13 +151,20 @@ def predict_plans(
                 seen = model(inputs.to(device), batch.ego.and_without_status().to(device))
                 output, plan = seen.planning, driven(model, seen)
                 assert output is not None
-                off[sensors].append((output.sensed_motion.cpu() - batch.targets.can_bus[:, MOTION_COLUMNS]).abs())
+                off[sensors].append((output.sensed_motion.cpu() - _recorded_motion(batch.targets)).abs())
                 with_status, without = plan.double().cpu().numpy().reshape(2, len(batch), -1, 3)
                 for variant in variants:
                     if variant.sensors == sensors:
                         plans = with_status if variant.with_status else without
                         found[variant.name] |= dict(zip(batch.sample_tokens, plans, strict=True))
     return found, {sensors: torch.cat(errors).nanmean(0).tolist() for sensors, errors in off.items()}
+
+
+def _recorded_motion(targets: Targets) -> Float[Tensor, "batch 3"]:
+    """`EGO_MOTION` over ground."""
+    motion = targets.can_bus[:, MOTION_COLUMNS].clone()
+    motion[:, 1] = acceleration_over_ground(targets.ego_past_m[:, -1], targets.ego_future_m[:, 0])
+    return motion
 
 
 def driven(model: FusionPerc, output: FusionPercOutput) -> Float[Tensor, "batch steps 3"]:

@@ -85,10 +85,8 @@ class FusionPerc(BevEncoder, PyTorchModelHubMixin, coders={ModelConfig: (_encode
         detection = self.detection(bev.fused)
         planning = None
         if self.planning is not None and ego is not None:
-            lidar = inputs.lidar if "lidar" in bev.sensors else None
-            sweeps = None if lidar is None else self.planning.near.counts(lidar)
             odometry = inputs.only(tuple(bev.sensors)).odometry()
-            planning = self.planning(bev.fused, detection, ego, sweeps, odometry)
+            planning = self.planning(bev.fused, detection, ego, odometry)
         return FusionPercOutput(
             detection=detection,
             depth_logits=bev.depth_logits,

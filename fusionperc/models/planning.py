@@ -4,7 +4,7 @@ Each of M ego queries knows the driving command and, if it is told, the ego's st
 the bird's-eye view with the drivable area, read off it or given by a map, and gives accelerations and curvatures of a
 vehicle that rolls without slip. A plan is therefore smooth and can be driven, whatever the sensors show. Its first
 motion is the told one, or else the measured one (`SensorInputs.odometry`), or else, where neither Doppler nor matched
-sweeps tell any, what is guessed from the newest sweeps, side by side. How much of what it learns changes the network
+sweeps tell any, what the scene lets it guess. How much of what it learns changes the network
 that it builds on is `PlanningHeadConfig.shared_gradient`: with 0, detection learns as if none were planned.
 
 Source: VAD (arXiv 2303.12077) for ego queries that attend to agents and map; UniAD (arXiv 2212.10156) for the motion of
@@ -36,7 +36,7 @@ from fusionperc.models.ego_prior import (
     known_or,
 )
 from fusionperc.models.road import RoadMap
-from fusionperc.types import COMMANDS, EgoInputs, Odometry, Points
+from fusionperc.types import COMMANDS, EgoInputs, Odometry
 
 #: Limits of a plan: braking and accelerating (m/s^2), curvature (1/m) of the tightest turn of a car.
 BRAKE_MPS2, ACCELERATE_MPS2, CURVATURE_PER_M = 7.0, 4.0, 0.2
@@ -46,8 +46,6 @@ _HALVINGS = 2
 _CURVATURE_UNIT_PER_M = 0.02
 #: How long a vehicle's acceleration and curvature last, and below which speed its turn rate says nothing of these.
 _GOES_ON_S, _LEAST_TURNING_MPS = 1.5, 1.0
-#: Cells, ages and number of ages of the stack of sweeps around the ego.
-_NEAR_CELL_M, _NEAR_AGE_S, _NEAR_AGES = 0.4, 0.1, 10
 #: Where the alternative plans start before anything is learnt: (acceleration, curvature), repeated.
 _FIRST_CONTROLS = ((0.0, 0.0), (-0.6, 0.0), (0.3, 0.0), (0.0, 0.015), (0.0, -0.015), (-1.2, 0.0))
 
@@ -62,7 +60,7 @@ class PlanningOutput:
         acceleration_mps2: (G * B, M, 8) of each step.
         mode_logits: (G * B, M).
         controls, start_mps, heading_rad: (G * B, M, 2, 8), (G * B,), (G * B,) what `rolled_out` made the waypoints of.
-        sweep_motion: (B, 3) `EGO_MOTION`, the ego's present motion, as guessed from sweeps; NaN: acceleration.
+        guessed_motion: (B, 3) `EGO_MOTION`, the ego's present motion, as the scene lets one guess; NaN: acceleration.
         sensed_motion: (B, 3) the same as it is measured, or else guessed, without gradient. Plans start with it where
             no ego status is told, evenly where no acceleration is.
         motion: of the agents.
@@ -76,7 +74,7 @@ class PlanningOutput:
     controls: Tensor
     start_mps: Tensor
     heading_rad: Tensor
-    sweep_motion: Tensor
+    guessed_motion: Tensor
     sensed_motion: Tensor
     motion: MotionOutput
     map_logits: Tensor
@@ -115,7 +113,6 @@ class PlanningHead(nn.Module):
         self.is_map_given = config.map == "given"
         self.map = RoadMap(in_channels)
         self.scene = SceneTokens(grid, in_channels + 1, channels)
-        self.near = SweepStack(config.near_m, channels)
         self.ego_motion = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 2))
         self.agents = AgentMotion(config, query_channels)
         self.ego = EgoQueries(config)
@@ -139,7 +136,6 @@ class PlanningHead(nn.Module):
         bev: Float[Tensor, "batch channels x y"],
         detection: DetectionOutput,
         ego: EgoInputs,
-        sweeps: Float[Tensor, "batch ages near_x near_y"] | None = None,
         odometry: Odometry | None = None,
     ) -> PlanningOutput:
         """Plans for every sample, or for G variants of each: `ego` then holds G * B, all samples of a variant together.
@@ -148,27 +144,25 @@ class PlanningHead(nn.Module):
             bev: fused map.
             detection: of the same samples.
             ego: what the ego is told.
-            sweeps: `SweepStack.counts` of the LiDAR; None, or nothing counted, where the sensor is absent.
             odometry: as `SensorInputs.odometry`.
         """
         bev = weakened_gradient(bev, self.shared_gradient)
         content = weakened_gradient(detection.query_content, self.shared_gradient)
         map_logits = self.map(bev)
-        near = self.near(sweeps, bev.shape[0])
-        # What the plan learns does not change what is sensed: that learns from the recorded motion alone.
-        sweep_motion = _as_motion(self.ego_motion(near).float())
         tokens, motion, is_absent = self.agents(replace(detection, query_content=content))
         area = map_logits.sigmoid()
         if self.is_map_given:
             drivable = ego.drivable[: bev.shape[0], None]
             area = torch.where(drivable.isfinite(), drivable.to(area.dtype), area)
         scene = self.scene(torch.cat([bev, area], 1))
+        guessed_motion = _as_motion(self.ego_motion(scene.mean(1)).float())
         variants = ego.command.shape[0] // bev.shape[0]
         if odometry is None:
             odometry = Odometry.unknown(ego.past_m[: bev.shape[0]])
-        sensed_motion = known_or(odometry.motion, sweep_motion.detach())
+        # What the plan learns does not change what is sensed: that learns from the recorded motion alone.
+        sensed_motion = known_or(odometry.motion, guessed_motion.detach())
         known = known_odometry(ego, sensed_motion.repeat(variants, 1), odometry.past_m.repeat(variants, 1, 1))
-        queries = self.ego(ego, known, near.repeat(variants, 1))
+        queries = self.ego(ego, known)
         tokens, is_absent = tokens.repeat(variants, 1, 1), is_absent.repeat(variants, 1)
         scene = scene.repeat(variants, 1, 1)
         for layer in self.layers:
@@ -187,7 +181,7 @@ class PlanningHead(nn.Module):
             controls=raw,
             start_mps=start,
             heading_rad=heading,
-            sweep_motion=sweep_motion,
+            guessed_motion=guessed_motion,
             sensed_motion=sensed_motion,
             motion=motion,
             map_logits=map_logits.squeeze(1).float(),
@@ -275,50 +269,8 @@ class SceneTokens(nn.Module):
         return tokens + self.place(placed(self.centers_m))  # type: ignore[no-any-return]
 
 
-class SweepStack(nn.Module):
-    """LiDAR returns around the ego, sweeps of different ages side by side, as one token.
-
-    Counts in cells of place and age, read whole: where each thing is matters, so the cells are flattened, not pooled.
-    Sweeps have been moved by ego motion, so what stands still stays; what moves, and the ring of ground that is nearest
-    to the LiDAR, does not: the distance between the rings is how far the ego has come. A model that reads its speed off
-    them is told it by the ego motion that moved the sweeps.
-    """
-
-    def __init__(self, near_m: float, channels: int) -> None:
-        super().__init__()
-        self.near_m, self.ages, self.cells = near_m, _NEAR_AGES, 8 * max(1, round(2 * near_m / _NEAR_CELL_M / 8))
-        half = channels // 2
-        self.shrink = nn.Sequential(
-            ConvNormAct(_NEAR_AGES, half // 2, stride=2),
-            ConvNormAct(half // 2, half, stride=2),
-            ConvNormAct(half, half, stride=2),
-        )
-        self.read = nn.Linear(half * (self.cells // 8) ** 2, channels)
-        self.norm = nn.LayerNorm(channels)
-        self.nothing_embedding = nn.Parameter(torch.zeros(channels))
-
-    def forward(
-        self, counts: Float[Tensor, "batch ages near_x near_y"] | None, batch: int
-    ) -> Float[Tensor, "batch out"]:
-        if counts is None:
-            return self.nothing_embedding.expand(batch, -1)
-        token = self.norm(self.read(self.shrink(counts.log1p()).flatten(1)))
-        is_empty = counts.flatten(1).sum(1) == 0
-        return torch.where(is_empty[:, None], self.nothing_embedding.to(token.dtype), token)
-
-    def counts(self, lidar: Points) -> Float[Tensor, "batch ages x y"]:
-        """Returns in each cell of age and place."""
-        place = torch.floor((lidar.xyz_m[:, :2] / self.near_m + 1) / 2 * self.cells).long()
-        age = torch.round(lidar.features[:, 1] / _NEAR_AGE_S - 0.25).long().clamp(0, _NEAR_AGES - 1)
-        inside = ((place >= 0) & (place < self.cells)).all(1)
-        flat = ((lidar.sample_index * _NEAR_AGES + age) * self.cells + place[:, 0]) * self.cells + place[:, 1]
-        size = lidar.batch_size * _NEAR_AGES * self.cells**2
-        counts = lidar.xyz_m.new_zeros(size).index_add_(0, flat[inside], lidar.xyz_m.new_ones(int(inside.sum())))
-        return counts.view(lidar.batch_size, _NEAR_AGES, self.cells, self.cells)
-
-
 class EgoQueries(nn.Module):
-    """M queries from the command, what is known of the ego, and its surroundings."""
+    """M queries from the command and what is known of the ego."""
 
     def __init__(self, config: PlanningHeadConfig) -> None:
         super().__init__()
@@ -331,12 +283,10 @@ class EgoQueries(nn.Module):
         )
         self.heading = nn.Linear(2, channels)
 
-    def forward(
-        self, ego: EgoInputs, known: Odometry, near: Float[Tensor, "batch channels"]
-    ) -> Float[Tensor, "batch modes channels"]:
+    def forward(self, ego: EgoInputs, known: Odometry) -> Float[Tensor, "batch modes channels"]:
         command = self.command_embedding(ego.command % (len(COMMANDS) + 1))
         heading = self.heading(torch.stack([ego.heading_rad.cos(), ego.heading_rad.sin()], -1))
-        query: Tensor = near + self.known(ego_values(ego, known)) + command + heading
+        query: Tensor = self.known(ego_values(ego, known)) + command + heading
         return query[:, None] + self.mode_embedding.weight
 
 

@@ -73,7 +73,7 @@ class PlanningObjective:
         terms = {
             "imitation": (weight.imitation, imitation),
             "mode": (weight.mode, (mode * recorded).sum() / recorded.sum().clamp(min=1)),
-            "ego_motion": (weight.ego_motion, _ego_motion(output.sweep_motion, targets)),
+            "ego_motion": (weight.ego_motion, _ego_motion(output.guessed_motion, targets)),
             "motion": (weight.motion, motion),
             "motion_mode": (weight.motion_mode, motion_mode),
             "map": (weight.map, _map(output.map_logits, targets.planning.off_road_m)),

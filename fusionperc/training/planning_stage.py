@@ -33,12 +33,10 @@ _TOLD_EVERY = 100
 
 @dataclass(frozen=True)
 class Seen:
-    """What the planning head is given of samples: fused map, detections, sweeps side by side (zeros without LiDAR),
-    odometry (NaN without radar and LiDAR)."""
+    """What the planning head is given of samples: fused map, detections, odometry (NaN without radar and LiDAR)."""
 
     bev: Tensor
     detection: DetectionOutput
-    sweeps: Tensor
     odometry: Odometry
 
 
@@ -62,7 +60,7 @@ class PlanningStage(Finetuning):
         assert head is not None and batch.batch.ego is not None
         ego = self.told(batch.batch.ego)
         seen = batch.seen
-        planned = head(seen.bev.float(), seen.detection, ego, seen.sweeps.float(), seen.odometry)
+        planned = head(seen.bev.float(), seen.detection, ego, seen.odometry)
         losses = self.planning_objective(planned, seen.detection, batch.batch.targets)
         losses["total"] = losses["plan_total"]
         return self.logged(losses, len(batch))
@@ -124,13 +122,10 @@ def look(module: Finetuning, batch: Batch, device: torch.device) -> list[SeenBat
     model(inputs.to(device), batch.ego.to(device))
     model.train(was_training)
     hook.remove()
-    bev, detection, _, sweeps, odometry = given
-    if sweeps is None:
-        stack = model.planning.near
-        sweeps = torch.zeros(len(batch), stack.ages, stack.cells, stack.cells)
+    bev, detection, _, odometry = given
     if odometry is None:
         odometry = Odometry.unknown(batch.ego.past_m)
-    seen = Seen(bev.to(torch.bfloat16), _slim(detection), sweeps.half(), odometry)
+    seen = Seen(bev.to(torch.bfloat16), _slim(detection), odometry)
     bare = replace(batch, inputs=SensorInputs(None, None, None, torch.zeros(len(batch), 3, dtype=torch.bool)))
     return [
         SeenBatch(_sample(bare, index), _each(seen, lambda tensor, i=index: tensor[i : i + 1].cpu().clone()))

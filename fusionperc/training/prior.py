@@ -2,8 +2,8 @@
 
 No sensor file is read, only poses and CAN bus, so thousands of key frames are gone through hundreds of times in half a
 minute.
-Each sample is seen three times: with the ego's status told, with what radars or LiDAR measure, and with what can be
-guessed where they do not.
+Each sample is seen four times: with the ego's status told, with what radars or LiDAR measure beside it, with that
+alone, and with what can be guessed where nothing tells.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from fusionperc.config import Config
 from fusionperc.data.loading import cache_folder, recorded_at_training
 from fusionperc.data.sample import PAST_TIMES_S, Surroundings
+from fusionperc.data.trajectory import acceleration_over_ground
 from fusionperc.models.ego_prior import known_odometry, known_or
 from fusionperc.models.planning import PlanningHead, present_motion, rolled_out
 from fusionperc.objectives.planning import plan_error_m
@@ -27,13 +28,15 @@ log = logging.getLogger(__name__)
 
 #: Fewer key frames with a recorded future and CAN bus are not learnt from.
 LEAST_SAMPLES = 100
+#: Ways in which a sample is seen.
+_WAYS = 4
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 128, 2e-3, 1e-2
 #: All key frames are seen so often, or, of many, so many are seen.
 _EPOCHS, _SEEN = 300, 1_000_000
 #: How far off speed (m/s), acceleration (m/s^2) and turn rate (rad/s) are, measured and guessed, standard deviations.
-_MEASURED_SIGMA, _GUESSED_SIGMA = (0.02, 0.07, 0.004), (0.25, math.nan, 0.02)
+_MEASURED_SIGMA, _GUESSED_SIGMA = (0.02, 0.05, 0.002), (2.0, math.nan, 0.1)
 #: How far off x, y (m) and yaw (rad) are that are measured of a second ago; y grows with the square of time.
-_PAST_SIGMA = (0.01, 0.01, 0.002)
+_PAST_SIGMA = (0.01, 0.01, 0.001)
 
 
 def fit_prior(head: PlanningHead, config: Config) -> None:
@@ -52,14 +55,16 @@ def fit_prior(head: PlanningHead, config: Config) -> None:
         torch.manual_seed(config.train.seed)
         loss_m = _fit(head, kept, [item.command(config.data.command) for item in kept])
     log.info(
-        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with motion measured, %.2f m guessed",
+        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with motion measured, too, %.2f m with that "
+        "alone, %.2f m guessed",
         len(kept),
         *loss_m,
     )
 
 
 def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[int]) -> list[float]:
-    """Returns the last epoch's errors with ego status, with motion measured, guessed: metres, headings included."""
+    """Returns the last epoch's errors with ego status, with motion measured beside it, with that alone, with a guess:
+    metres, headings included."""
     future = torch.stack([item.ego_future_m for item in items])
     past = torch.stack([item.ego_past_m for item in items])
     status = torch.stack([item.can_bus for item in items])
@@ -70,37 +75,36 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
     steps = epochs * math.ceil(len(items) / _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=_LEARNING_RATE, total_steps=steps)
     share = head.told_share.detach()
-    errors = torch.zeros(3)
+    errors = torch.zeros(_WAYS)
     for _ in range(epochs):
-        errors = torch.zeros(3)
+        errors = torch.zeros(_WAYS)
         for rows in torch.split(torch.randperm(len(items)), _BATCH):
             # In a mirrored world the ego turns the other way.
             mirrored = torch.rand(len(rows)) < 0.5
             told = _told(past[rows], status[rows], command[rows], mirrored)
-            variants = EgoInputs.joined([told, *[told.without_status()] * 2])
-            odometry = [Odometry.unknown(told.past_m), _as_measured(told), _as_guessed(told)]
-            motion, past_m = (torch.cat([getattr(o, name) for o in odometry]) for name in ("motion", "past_m"))
-            known = known_odometry(variants, motion, past_m)
+            truth = future[rows] * _sides(mirrored, (1.0, -1.0, -1.0))[:, None]
+            untold, measured = told.without_status(), _as_measured(told, truth)
+            variants = EgoInputs.joined([told, told, untold, untold])
+            sensed = Odometry.joined([Odometry.unknown(told.past_m), measured, measured, _as_guessed(told)])
+            known = known_odometry(variants, sensed.motion, sensed.past_m)
             start, going_on = present_motion(known.motion)
             raw = prior(variants, known) + going_on[:, :, None] * share
             plan, _ = rolled_out(raw[:, None], start, variants.heading_rad)
-            truth = future[rows] * _sides(mirrored, (1.0, -1.0, -1.0))[:, None]
-            error = plan_error_m(plan[:, 0], truth.repeat(3, 1, 1))
+            error = plan_error_m(plan[:, 0], truth.repeat(_WAYS, 1, 1))
             optimizer.zero_grad()
             error.mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            errors += error.detach().view(3, -1).sum(1)
+            errors += error.detach().view(_WAYS, -1).sum(1)
     prior.requires_grad_(False).eval()
     return (errors / len(items)).tolist()
 
 
-def _as_measured(told: EgoInputs) -> Odometry:
-    """Scans of half a second tell its mean acceleration, not the present one."""
-    motion, (time_s, way_m) = told.status[:, MOTION_COLUMNS].clone(), (PAST_TIMES_S[-1], told.past_m[:, -1, 0])
-    mean_mps2 = (way_m - motion[:, 0] * time_s) / (time_s**2 / 2)
-    motion[:, 1] = known_or(mean_mps2, motion[:, 1])
-    noise = torch.randn(len(way_m), 1, 3) * torch.tensor(_PAST_SIGMA)
+def _as_measured(told: EgoInputs, future_m: Tensor) -> Odometry:
+    """What Doppler and matched sweeps tell, with their errors."""
+    motion = told.status[:, MOTION_COLUMNS].clone()
+    motion[:, 1] = known_or(acceleration_over_ground(told.past_m[:, -1], future_m[:, 0]), motion[:, 1])
+    noise = torch.randn(len(motion), 1, 3) * torch.tensor(_PAST_SIGMA)
     age_s = torch.tensor(PAST_TIMES_S).abs()
     return Odometry(
         motion + torch.randn_like(motion) * torch.tensor(_MEASURED_SIGMA),

@@ -67,6 +67,21 @@ def test_without_noise_the_motion_is_exact() -> None:
     assert len(found) == len(EGO_MOTION)
 
 
+def test_the_acceleration_is_that_of_now() -> None:
+    """A vehicle that has begun to brake, by 2 m/s^2 more every second, brakes harder than over the last second."""
+    ages = tuple(np.arange(13) / 13)
+    scans = [
+        scan
+        for age in ages
+        for scan in scans_of((8.0 - 1.0 * age**2, 0.0, 0.0), ages_s=(age,))  # 8 + 0 t - 2 t^2 / 2
+    ]
+    at_2_mps2 = [
+        DopplerScan(s.age_s, s.place_m, s.direction, s.speed_mps - 2.0 * s.age_s * s.direction[:, 0]) for s in scans
+    ]
+    assert ego_motion(scans) == pytest.approx([8.0, 0.0, 0.0], abs=0.02)
+    assert ego_motion(at_2_mps2) == pytest.approx([8.0, -2.0, 0.0], abs=0.02)
+
+
 def test_a_lever_arm_is_no_speed() -> None:
     """Turning on the spot the front radar moves sideways: the ego's origin stands."""
     found = ego_motion(scans_of((0.0, 0.0, 0.5)))

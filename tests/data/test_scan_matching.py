@@ -166,17 +166,21 @@ def test_a_planner_is_given_it_where_there_is_lidar(tiny_drives: Path) -> None:
     assert blind.odometry() is None, "the LiDAR was read to teach depth only"
 
 
-def test_radars_tell_first() -> None:
-    """And LiDAR tells of the samples whose radars do not."""
+def test_radars_tell_how_far_and_the_lidar_how_turned() -> None:
+    """And each what the other does not, of each sample."""
     nan = float("nan")
-    radar = Odometry(torch.tensor([[4.0, nan, 0.1], [nan, nan, nan]]), torch.full((2, 4, 3), nan))
-    lidar = Odometry(torch.full((2, 3), 5.0), torch.ones(2, 4, 3))
+    radar = Odometry(torch.tensor([[4.0, -1.0, 0.1], [nan] * 3, [4.0, nan, 0.1]]), torch.full((3, 4, 3), 2.0))
+    radar.past_m[1] = nan
+    lidar = Odometry(torch.tensor([[5.0, -2.0, 0.2], [5.0, nan, 0.2], [nan] * 3]), torch.full((3, 4, 3), 1.0))
+    lidar.past_m[2] = nan
     inputs = SensorInputs(
-        None, None, None, torch.zeros(2, 3, dtype=torch.bool), radar_odometry=radar, lidar_odometry=lidar
+        None, None, None, torch.zeros(3, 3, dtype=torch.bool), radar_odometry=radar, lidar_odometry=lidar
     )
     both = inputs.odometry()
     assert both is not None
-    torch.testing.assert_close(both.motion, torch.stack([radar.motion[0], lidar.motion[1]]), equal_nan=True)
-    torch.testing.assert_close(both.past_m, torch.stack([radar.past_m[0], lidar.past_m[1]]), equal_nan=True)
-    with pytest.raises(ValueError, match="lidar_odometry holds 1 samples, `present` 2"):
+    expected = torch.tensor([[4.0, -1.0, 0.2], [5.0, nan, 0.2], [4.0, nan, 0.1]])
+    torch.testing.assert_close(both.motion, expected, equal_nan=True)
+    assert both.past_m[:, 0].tolist() == [[2.0, 2.0, 1.0], [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+    assert inputs.only(("radar",)).odometry() is radar and inputs.only(("lidar",)).odometry() is lidar
+    with pytest.raises(ValueError, match="lidar_odometry holds 1 samples, `present` 3"):
         SensorInputs(None, None, None, inputs.present, lidar_odometry=Odometry(torch.ones(1, 3), torch.ones(1, 4, 3)))

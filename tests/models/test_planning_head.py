@@ -15,11 +15,11 @@ from fusionperc.geometry import BevGrid
 from fusionperc.models.detection import DetectionHead, DetectionOutput
 from fusionperc.models.ego_prior import EgoPrior, known_odometry
 from fusionperc.models.planning import BRAKE_MPS2, CURVATURE_PER_M, PlanningHead, PlanningOutput, rolled_out
-from fusionperc.types import EgoInputs, Odometry, Points
+from fusionperc.types import EgoInputs, Odometry
 
 GRID = BevGrid(-16.0, 16.0, -16.0, 16.0, -5.0, 3.0, 1.0)
 CHANNELS, BATCH = 16, 2
-CONFIG = PlanningHeadConfig(channels=16, modes=3, layers=2, heads=2, agents=6, near_m=6.0)
+CONFIG = PlanningHeadConfig(channels=16, modes=3, layers=2, heads=2, agents=6)
 
 
 def ego(batch: int = BATCH, *, speed: float = 5.0, command: int = 2) -> EgoInputs:
@@ -48,13 +48,11 @@ def run(
     heads: tuple[DetectionHead, PlanningHead],
     bev: Tensor,
     told: EgoInputs,
-    lidar: Points | None = None,
     odometry: Odometry | None = None,
 ) -> PlanningOutput:
     with torch.no_grad():
         found: DetectionOutput = heads[0](bev)
-        sweeps = None if lidar is None else heads[1].near.counts(lidar)
-        planned: PlanningOutput = heads[1](bev, found, told, sweeps, odometry)
+        planned: PlanningOutput = heads[1](bev, found, told, odometry)
     return planned
 
 
@@ -121,7 +119,7 @@ def test_a_told_speed_is_the_plans_first_and_an_untold_one_is_read_off_the_scene
 def test_doppler_tells_the_first_motion_where_no_status_does(
     heads: tuple[DetectionHead, PlanningHead], bev: Tensor
 ) -> None:
-    """As a told speed would; what it leaves open the sweeps tell; a told status is believed first."""
+    """As a told speed would; where it is unknown the scene tells; a told speed is believed first."""
     torch.nn.init.zeros_(heads[1].controls[-1].weight)
     motion = torch.tensor([[9.0, -2.0, 0.0], [math.nan, math.nan, math.nan]])
     measured = Odometry(motion, torch.full((BATCH, 4, 3), math.nan))
@@ -130,10 +128,12 @@ def test_doppler_tells_the_first_motion_where_no_status_does(
     assert first_m == pytest.approx((9.0 - 2.0 * 0.25) * 0.5, abs=0.05)
     alone = run(heads, bev, ego().without_status())
     torch.testing.assert_close(planned.waypoints[1], alone.waypoints[1])
-    torch.testing.assert_close(planned.sweep_motion, alone.sweep_motion, equal_nan=True)
-    torch.testing.assert_close(planned.sensed_motion, torch.stack([motion[0], alone.sweep_motion[1]]), equal_nan=True)
+    torch.testing.assert_close(planned.guessed_motion, alone.guessed_motion, equal_nan=True)
+    torch.testing.assert_close(planned.sensed_motion, torch.stack([motion[0], alone.guessed_motion[1]]), equal_nan=True)
+    # An accelerometer feels slopes: of the acceleration what is measured is believed first.
     told = run(heads, bev, ego(), odometry=measured)
-    assert float(told.waypoints[0, 0, 0, 0]) == pytest.approx(5.0 * 0.5, abs=0.05)
+    assert float(told.waypoints[0, 0, 0, 0]) == pytest.approx((5.0 - 2.0 * 0.25) * 0.5, abs=0.05)
+    assert float(told.waypoints[1, 0, 0, 0]) == pytest.approx((5.0 + 0.1 * 0.25) * 0.5, abs=0.05)
 
 
 def test_a_given_map_takes_the_place_of_the_learnt_one_where_it_is_known(bev: Tensor) -> None:
@@ -157,35 +157,20 @@ def test_a_given_map_takes_the_place_of_the_learnt_one_where_it_is_known(bev: Te
     torch.testing.assert_close(twice.waypoints[:BATCH], given.waypoints, atol=1e-5, rtol=1e-5)
 
 
-def returns(*points: tuple[float, float, float], sample: int = 0, batch: int = BATCH) -> Points:
-    """LiDAR returns x, y, age of one sample."""
-    rows = torch.tensor(points).reshape(-1, 3)
-    xyz = torch.cat([rows[:, :2], torch.zeros(len(rows), 1)], 1)
-    features = torch.stack([torch.full((len(rows),), 0.5), rows[:, 2]], 1)
-    return Points(xyz, features, torch.full((len(rows),), sample), batch)
-
-
-def test_sweeps_lie_side_by_side_around_the_ego(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
-    """32 cells from -6 to 6 m; two sweeps of 20 Hz an age; what is beyond is left out."""
-    near = heads[1].near
-    assert near.cells == 32
-    cell = 12.0 / 32
-    counts = near.counts(
-        returns((0.01, 0.01, 0.0), (0.01, 0.01, 0.05), (-5.99, 5.99, 0.45), (6.1, 0, 0.0), (0.5, 0, 0.1), sample=1)
-    )
-    assert counts.shape == (2, 10, 32, 32) and counts[0].sum() == 0 and counts.sum() == 4
-    assert counts[1, 0, 16, 16] == 2 and counts[1, 4, 0, 31] == 1
-    assert counts[1, 1, int((0.5 + 6) / cell), 16] == 1
-
-
-def test_the_speed_is_read_off_the_sweeps(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:
-    """Sweeps matter, each sample's own; without any return of any age it is as if there were no LiDAR."""
-    none = run(heads, bev, ego().without_status(), returns()).sweep_motion
-    seen = run(heads, bev, ego().without_status(), returns((1.0, 0, 0.0), (-1.0, 0, 0.45), sample=1)).sweep_motion
-    assert none.isnan().tolist() == [[False, True, False]] * BATCH, "sweeps of half a second tell no acceleration"
-    torch.testing.assert_close(seen[0], none[0], equal_nan=True)
-    assert not torch.allclose(seen[1], none[1], equal_nan=True)
-    torch.testing.assert_close(run(heads, bev, ego().without_status()).sweep_motion, none, equal_nan=True)
+def test_where_nothing_measures_the_motion_the_scene_lets_it_guess(
+    heads: tuple[DetectionHead, PlanningHead], bev: Tensor
+) -> None:
+    """Each sample's own scene; no acceleration, which one moment does not show; a plan starts with the guess."""
+    torch.nn.init.zeros_(heads[1].controls[-1].weight)
+    planned = run(heads, bev, ego().without_status())
+    guess = planned.guessed_motion
+    assert guess.isnan().tolist() == [[False, True, False]] * BATCH and (guess[:, 0] > 0).all()
+    torch.testing.assert_close(planned.sensed_motion, guess, equal_nan=True)
+    first_m = planned.waypoints[:, 0, 0, :2].norm(dim=-1)
+    torch.testing.assert_close(first_m, guess[:, 0] * 0.5, atol=0.05, rtol=0)
+    other = run(heads, torch.stack([bev[0], 3 * bev[1].flip(1)]), ego().without_status()).guessed_motion
+    torch.testing.assert_close(other[0], guess[0], equal_nan=True)
+    assert not torch.allclose(other[1], guess[1], equal_nan=True)
 
 
 def test_variants_of_a_batch_are_planned_side_by_side(heads: tuple[DetectionHead, PlanningHead], bev: Tensor) -> None:

@@ -63,7 +63,7 @@ def planned(
         controls=controls,
         start_mps=start,
         heading_rad=heading,
-        sweep_motion=none,
+        guessed_motion=none,
         sensed_motion=none,
         motion=MotionOutput(place[None, None, None], torch.zeros(1, 1, 1), torch.full((1, 1), score)),
         map_logits=torch.zeros(1, *GRID.shape),
