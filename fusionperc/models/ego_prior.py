@@ -38,8 +38,6 @@ def known_or(values: Float[Tensor, "*shape"], others: Float[Tensor, "*shape"]) -
 def known_odometry(ego: EgoInputs, motion: Float[Tensor, "batch 3"], past_m: Float[Tensor, "batch past 3"]) -> Odometry:
     """How the ego moves and came here as it is told, else as it is sensed, in the vehicle's own axes.
 
-    Of its acceleration what is sensed comes first: what is told is felt by an accelerometer, slopes and all.
-
     Args:
         ego: what is told; its past poses are in the frame of the inputs.
         motion, past_m: what is sensed, as in `Odometry`.
@@ -47,10 +45,7 @@ def known_odometry(ego: EgoInputs, motion: Float[Tensor, "batch 3"], past_m: Flo
     cos, sin = ego.heading_rad.cos()[:, None], ego.heading_rad.sin()[:, None]
     x, y, yaw = ego.past_m.unbind(-1)
     told_m = torch.stack([cos * x + sin * y, cos * y - sin * x, yaw - ego.heading_rad[:, None]], -1)
-    told = ego.status[:, MOTION_COLUMNS]
-    is_sensed_first = torch.tensor([name == "acceleration_mps2" for name in EGO_MOTION], device=told.device)
-    known = torch.where(is_sensed_first, known_or(motion, told), known_or(told, motion))
-    return Odometry(known, known_or(told_m, past_m))
+    return Odometry(known_or(ego.status[:, MOTION_COLUMNS], motion), known_or(told_m, past_m))
 
 
 def ego_values(ego: EgoInputs, known: Odometry) -> Float[Tensor, "batch values"]:

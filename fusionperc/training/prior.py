@@ -2,8 +2,8 @@
 
 No sensor file is read, only poses and CAN bus, so thousands of key frames are gone through hundreds of times in half a
 minute.
-Each sample is seen four times: with the ego's status told, with what radars or LiDAR measure beside it, with that
-alone, and with what can be guessed where nothing tells.
+Each sample is seen three times: with the ego's status told, with what radars or LiDAR measure, and with what can be
+guessed where nothing tells.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: Fewer key frames with a recorded future and CAN bus are not learnt from.
 LEAST_SAMPLES = 100
 #: Ways in which a sample is seen.
-_WAYS = 4
+_WAYS = 3
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 128, 2e-3, 1e-2
 #: All key frames are seen so often, or, of many, so many are seen.
 _EPOCHS, _SEEN = 300, 1_000_000
@@ -55,16 +55,14 @@ def fit_prior(head: PlanningHead, config: Config) -> None:
         torch.manual_seed(config.train.seed)
         loss_m = _fit(head, kept, [item.command(config.data.command) for item in kept])
     log.info(
-        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with motion measured, too, %.2f m with that "
-        "alone, %.2f m guessed",
+        "planning prior: %d key frames, %.2f m off with ego status, %.2f m with motion measured, %.2f m guessed",
         len(kept),
         *loss_m,
     )
 
 
 def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[int]) -> list[float]:
-    """Returns the last epoch's errors with ego status, with motion measured beside it, with that alone, with a guess:
-    metres, headings included."""
+    """Returns the last epoch's errors with ego status, with motion measured, guessed: metres, headings included."""
     future = torch.stack([item.ego_future_m for item in items])
     past = torch.stack([item.ego_past_m for item in items])
     status = torch.stack([item.can_bus for item in items])
@@ -83,9 +81,9 @@ def _fit(head: PlanningHead, items: Sequence[Surroundings], commands: Sequence[i
             mirrored = torch.rand(len(rows)) < 0.5
             told = _told(past[rows], status[rows], command[rows], mirrored)
             truth = future[rows] * _sides(mirrored, (1.0, -1.0, -1.0))[:, None]
-            untold, measured = told.without_status(), _as_measured(told, truth)
-            variants = EgoInputs.joined([told, told, untold, untold])
-            sensed = Odometry.joined([Odometry.unknown(told.past_m), measured, measured, _as_guessed(told)])
+            untold = told.without_status()
+            variants = EgoInputs.joined([told, untold, untold])
+            sensed = Odometry.joined([Odometry.unknown(told.past_m), _as_measured(told, truth), _as_guessed(told)])
             known = known_odometry(variants, sensed.motion, sensed.past_m)
             start, going_on = present_motion(known.motion)
             raw = prior(variants, known) + going_on[:, :, None] * share
