@@ -1,10 +1,10 @@
 """The ego's own motion from the Doppler of its radars: what stands still comes towards a moving radar.
 
 A return in the direction u that stands still has the radial speed -u . v of the radar's own velocity v. All radars'
-scans of a second are fitted at once with a speed, an evenly changing acceleration and an evenly changing turn rate of
-a vehicle that does not slip sideways at its rear axle, the ego frame's origin. Nothing but radar files and calibration
-is read: no odometry, no CAN bus. Speeds that the files have compensated (`vx_comp`) are not used: the own speed was
-given to those.
+scans of a second are fitted at once with a speed and a turn rate, which change ever faster or slower by an even amount,
+of a vehicle that does not slip sideways at its rear axle, the ego frame's origin. Nothing but radar files and
+calibration is read: no odometry, no CAN bus. Speeds that the files have compensated (`vx_comp`) are not used: the own
+speed was given to those.
 
 Source: Kellner et al., Instantaneous ego-motion estimation using Doppler radar (ITSC 2013) and using multiple Doppler
 radars (ICRA 2014); deviates: the robust start is the most frequent speed, and scans of several times are fitted at
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionperc.data.dead_reckoning import USUAL_JERK_MPS3, USUAL_MOTION
+from fusionperc.data.dead_reckoning import USUAL_JERK, USUAL_MOTION
 
 #: How old a scan may be. Of half a second only the mean acceleration is told, not the present one.
 SPAN_S = 1.0
@@ -85,10 +85,11 @@ def ego_motion(scans: Sequence[DopplerScan]) -> NDArray[np.float32]:
     told = np.abs(ahead) > _LEAST_COSINE
     if told.sum() < _LEAST_RETURNS:
         return unknown
-    system = -np.stack([ahead, -age * ahead, lever, -age * lever, age**2 / 2 * ahead], 1)
-    # Speed, acceleration, turn rate and its change, jerk.
-    motion = np.array([_most_frequent(-speed[told] / ahead[told]), 0.0, 0.0, 0.0, 0.0])
-    prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in (*USUAL_MOTION, USUAL_JERK_MPS3))])
+    # Speed, acceleration, turn rate and its change, and how acceleration and change of the turn rate change.
+    earlier = age**2 / 2
+    system = -np.stack([ahead, -age * ahead, lever, -age * lever, earlier * ahead, earlier * lever], 1)
+    motion = np.array([_most_frequent(-speed[told] / ahead[told]), *[0.0] * 5])
+    prior = np.diag([0.0, *((_RETURN_SIGMA_MPS / sigma) ** 2 for sigma in (*USUAL_MOTION, *USUAL_JERK))])
     weight = np.zeros(len(speed))
     for scale_mps in _ROUNDS_MPS:
         weight = 1 / (1 + ((speed - system @ motion) / scale_mps) ** 2) ** 2
