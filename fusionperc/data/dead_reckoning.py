@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 #: Standard deviations of a vehicle's acceleration (m/s^2), turn rate (rad/s) and its change (rad/s^2) in traffic.
 USUAL_MOTION = (4.0, 0.7, 0.5)
 #: The same of how its acceleration (m/s^3) and the change of its turn rate (rad/s^3) change.
-USUAL_JERK = (1.0, 0.5)
+USUAL_JERK = (0.3, 0.5)
 #: Steps in which the past is integrated, and how long before its moment a motion is known to have lasted.
 _STEP_S, _LASTED_S = 0.05, 0.5
 
