@@ -1,13 +1,14 @@
 """What the planner is worth: seeds, ego status, sensors taken away, beside what looks at nothing.
 
-    python tools/study_planning.py configs/planning.yaml --output runs/study --held data/held data.root=data/sim
+    python tools/study_planning.py configs/planning.yaml --output runs/study --held data/held --held data/more \\
+        data.root=data/sim
 
 Trains detection and planning together for every seed, then the planning head alone on what the detector sees (which
-leaves detection as it is), and detection alone as a control; scores plans with and without
-ego status, with sensors removed, blank and without past sweeps, on the held-out drives and, with --held, on all drives
-of another folder; and detection by the official evaluator. Steps that are done are not repeated: after an interruption
-the same command goes on from the last checkpoint. The tables are printed at the end (--tables-only: of what is there)
-and written to study.json.
+leaves detection as it is), and detection alone as a control; scores plans with and without ego status, with sensors
+removed, blank and without past sweeps, on the held-out drives and, with --held, on all drives of other folders, then on
+all of them together; and detection by the official evaluator. Steps that are done are not repeated: after an
+interruption the same command goes on from the last checkpoint. The tables are printed at the end (--tables-only: of
+what is there) and written to study.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,12 @@ from rich.rule import Rule
 from rich.table import Table
 
 from fusionperc.console import console, run_tool
+from fusionperc.evaluation.planning_report import pooled_reports
 from fusionperc.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "fusionperc"
-#: Folders of a run's reports on plans, and what they were scored on.
-PLANS = {"planning": "held-out drives of the set", "planning_held": "drives of another set"}
+POOLED = "all of these drives together"
 
 
 def main() -> None:
@@ -40,24 +42,42 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of all runs and of study.json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--controls", type=int, default=1, help="trainings of detection alone, with the first seeds")
-    parser.add_argument("--held", type=Path, help="another simulated folder, of other towns, to score plans on too")
+    parser.add_argument(
+        "--held", type=Path, action="append", default=[], help="another folder, of other towns, to score plans on too"
+    )
     parser.add_argument("--head-steps", type=int, default=1500, help="steps of the planning head alone; 0: none")
     parser.add_argument("--tables-only", action="store_true", help="train nothing, print what is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args()
+    scored = scored_on(arguments.held)
     runs = [("joint", seed) for seed in range(arguments.seeds)]
     runs += [("detection", seed) for seed in range(arguments.controls)]
     if not arguments.tables_only:
         for task, seed in runs:
-            make_run(arguments, task, seed)
-    found = {f"{task}-{seed}": read_run(arguments.output / f"{task}-{seed}") for task, seed in runs}
-    studies = {kind: summarise(found, kind) for kind in PLANS}
+            make_run(arguments, scored, task, seed)
+    found = {f"{task}-{seed}": read_run(arguments.output / f"{task}-{seed}", scored) for task, seed in runs}
+    studies = {title: summarise(found, title) for title in (*scored, *([POOLED] if arguments.held else []))}
     write_json(arguments.output / "study.json", studies)
-    for kind, study in studies.items():
-        show(study, PLANS[kind])
+    for title, study in studies.items():
+        show(study, title)
 
 
-def make_run(arguments: argparse.Namespace, task: str, seed: int) -> None:
+def scored_on(held: Sequence[Path]) -> dict[str, tuple[str, list[str]]]:
+    """What plans are scored on: by its title the folder of a run's report on it, and how it is named to the tool.
+
+    Raises:
+        ValueError: two folders have one name.
+    """
+    scored = {"held-out drives of the set": ("planning", [])}
+    for root in held:
+        scored[f"drives of {root}"] = (f"planning_{root.name}", [f"data.root={root}", "data.split=all"])
+    names = [folder for folder, _ in scored.values()]
+    if len(set(names)) < len(held) + 1:
+        raise ValueError(f"--held: {', '.join(map(str, held))}: two have one name, by which reports are told apart")
+    return scored
+
+
+def make_run(arguments: argparse.Namespace, scored: Mapping[str, tuple[str, list[str]]], task: str, seed: int) -> None:
     """Trains and scores one run, or what is missing of it."""
     folder: Path = arguments.output / f"{task}-{seed}"
     checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -71,13 +91,11 @@ def make_run(arguments: argparse.Namespace, task: str, seed: int) -> None:
     if not (folder / "detection" / "report.json").exists():
         words = ["tools/evaluate.py", "--checkpoint", str(checkpoint), "--output", str(folder / "detection")]
         call(f"score detection of {folder.name}", words)
-    held = arguments.held
-    where = {"planning": [], "planning_held": None if held is None else [f"data.root={held}", "data.split=all"]}
-    for kind, changes in where.items():
-        if task == "joint" and changes is not None and not (folder / kind / "report.json").exists():
+    for title, (name, changes) in scored.items():
+        if task == "joint" and not (folder / name / "report.json").exists():
             words = ["tools/evaluate.py", "--task", "planning", "--checkpoint", str(planner), "--sensors"]
-            words += ["CRL+RL+CL+CR+blank+newest", "--output", str(folder / kind), "data.batch_size=1", *changes]
-            call(f"score plans of {folder.name}: {PLANS[kind]}", words)
+            words += ["CRL+RL+CL+CR+blank+newest", "--output", str(folder / name), "data.batch_size=1", *changes]
+            call(f"score plans of {folder.name}: {title}", words)
 
 
 def train_run(arguments: argparse.Namespace, folder: Path, seed: int, changes: list[str]) -> None:
@@ -101,19 +119,22 @@ def call(title: str, words: list[str]) -> None:
     console.print(f"{title}: {time.monotonic() - started_s:.0f} s")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The reports of a run that are there."""
+def read_run(folder: Path, scored: Mapping[str, tuple[str, list[str]]]) -> dict[str, Any]:
+    """The reports of a run that are there: of detection, and of plans by what they were scored on."""
+    places = {"detection": folder / "detection"} | {title: folder / name for title, (name, _) in scored.items()}
     found = {}
-    for kind in ("detection", *PLANS):
-        path = folder / kind / "report.json"
+    for title, place in places.items():
+        path = place / "report.json"
         if path.exists():
-            found[kind] = json.loads(path.read_text())[kind.removesuffix("_held")]
+            found[title] = json.loads(path.read_text())["detection" if title == "detection" else "planning"]
+    if len(scored) > 1 and all(title in found for title in scored):
+        found[POOLED] = pooled_reports([found[title] for title in scored])
     return found
 
 
-def summarise(found: dict[str, dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Means and standard deviations over seeds, of the plans of one kind."""
-    plans = [run[kind] for name, run in found.items() if name.startswith("joint") and kind in run]
+def summarise(found: dict[str, dict[str, Any]], title: str) -> dict[str, Any]:
+    """Means and standard deviations over seeds, of the plans scored on one set."""
+    plans = [run[title] for name, run in found.items() if name.startswith("joint") and title in run]
     nds = {
         task: [run["detection"]["nds"] for name, run in found.items() if name.startswith(task) and "detection" in run]
         for task in ("joint", "detection")
@@ -148,7 +169,7 @@ def _spread(means: list[dict[str, Any]]) -> dict[str, Any]:
         "l2_avg": _mean([item["l2_m"]["avg"] for item in means]),
         "collision_3s": _mean([item["collision"]["3s"] for item in means]),
         "comfort": _mean([item["comfort"] for item in means]),
-        "progress": _mean([item["progress"] for item in means if item["progress"] is not None]),
+        "progress": _mean([item["progress"] for item in means if item.get("progress") is not None]),
     }
     if all(item["off_road"] is not None for item in means):
         spread["off_road_3s"] = _mean([item["off_road"]["3s"] for item in means])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,67 @@ def _means_dict(means: Means | None) -> dict[str, Any] | None:
         if content[name] is not None:
             content[name] = dict(zip(_COLUMNS, content[name], strict=True))
     return content
+
+
+def pooled_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What `planning_dict` would tell of all the key frames of several sets, from what it told of each.
+
+    Only what can be told from means: "progress", which some key frames have none of, is left out; off-road rates
+    suppose that all drives of a set have a map or none has. Planners that are not in all reports are left out.
+
+    Args:
+        reports: one at least, of sets that share no key frame, all with the command from one source.
+    """
+    groups: Counter[str] = Counter()
+    for report in reports:
+        groups.update(report["groups"])
+    first = reports[0]
+    planners = {
+        name: _pooled_planner([report["planners"][name] for report in reports])
+        for name in first["planners"]
+        if all(name in report["planners"] for report in reports)
+    }
+    return {
+        "num_samples": sum(report["num_samples"] for report in reports),
+        "command_source": first["command_source"],
+        "has_map": any(report["has_map"] for report in reports),
+        "notes": list(dict.fromkeys(note for report in reports for note in report["notes"])),
+        "groups": dict(groups),
+        "planners": planners,
+    }
+
+
+def _pooled_planner(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for planner in each:
+        for name, group in planner["groups"].items():
+            groups.setdefault(name, []).append(group)
+    return each[0] | {
+        "protocols": {name: _pooled_means([planner["protocols"][name] for planner in each]) for name in PROTOCOLS},
+        "pdm": _pooled_means([planner["pdm"] for planner in each]),
+        "groups": {
+            name: {term: _pooled_means([group[term] for group in found]) for term in ("means", "pdm")}
+            for name, found in groups.items()
+        },
+    }
+
+
+def _pooled_means(means: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Means of disjoint samples, each with its count, as those of all; absent (None) where one is."""
+    known = [item for item in means if item is not None]
+    if len(known) < len(means):
+        return None
+    counts = [item["count"] for item in known]
+
+    def pooled(values: Sequence[Any]) -> Any:
+        if any(value is None for value in values):
+            return None
+        if isinstance(values[0], dict):
+            return {key: pooled([value[key] for value in values]) for key in values[0]}
+        return float(np.average(values, weights=counts))
+
+    terms = {name: pooled([item[name] for item in known]) for name in known[0] if name not in ("count", "progress")}
+    return {"count": sum(counts), **terms}
 
 
 def show_planning(console: Console, result: PlanningResult, title: str) -> None:

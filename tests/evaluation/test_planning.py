@@ -8,6 +8,7 @@ import math
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from fusionperc.evaluation.planning_baselines import (
     standing_still,
 )
 from fusionperc.evaluation.planning_comfort import EgoState
-from fusionperc.evaluation.planning_report import planning_dict
+from fusionperc.evaluation.planning_report import planning_dict, pooled_reports
 from fusionperc.evaluation.planning_situations import situations_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,35 @@ def test_results_are_told_by_group_and_absent_terms_are_not_zero() -> None:
     assert scores["groups"]["command: left"]["means"]["collision"]["3s"] == 0.0
     assert "map expansion: absent" in result["notes"][-1]
     json.dumps(result, allow_nan=False)
+
+
+def test_sets_scored_apart_are_pooled_as_if_scored_together() -> None:
+    """Sets of one and two scenes, which share some groups and not others; the pooled means are those of all three."""
+    ways = {"a": straight(4.0), "b": straight(2.0), "c": straight(0.0)}
+    commands = {"a": 0, "b": 1, "c": 0}
+    scenes = {}
+    for token, way in ways.items():
+        here = scene(way, agent(13.0, 4.0))
+        known = {**vars(here.surroundings), "token": token, "endpoint_command": commands[token]}
+        scenes[token] = type(here)(type(here.surroundings)(**known))
+    planner = Planner("p", {token: straight(4.5) for token in ways}, uses_ego_status=False, uses_command=True)
+
+    def report(*tokens: str) -> dict[str, Any]:
+        return planning_dict(score_planners([scenes[token] for token in tokens], [planner], "endpoint"))
+
+    apart, together = pooled_reports([report("a"), report("b", "c")]), report("a", "b", "c")
+    assert len(together["groups"]) > 3 and 1 in together["groups"].values() and 2 in together["groups"].values()
+    means = [together["planners"]["p"]["protocols"], *together["planners"]["p"]["groups"].values()]
+    for item in (*means[0].values(), *(group["means"] for group in means[1:])):
+        del item["progress"]
+    assert _flat(apart) == pytest.approx(_flat(together))
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """All that a report tells, by the path to it."""
+    if not isinstance(value, dict):
+        return {name: value if isinstance(value, int | float) else str(value)}
+    return {path: leaf for key, item in value.items() for path, leaf in _flat(item, f"{name}/{key}").items()}
 
 
 def test_plans_that_are_no_plans_are_refused() -> None:
