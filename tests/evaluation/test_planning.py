@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 import torch
 from planning_cases import agent, scene, straight
 
@@ -144,10 +145,10 @@ def test_results_are_told_by_group_and_absent_terms_are_not_zero() -> None:
 def test_sets_scored_apart_are_pooled_as_if_scored_together() -> None:
     """Sets of one and two scenes, which share some groups and not others; the pooled means are those of all three."""
     ways = {"a": straight(4.0), "b": straight(2.0), "c": straight(0.0)}
-    commands = {"a": 0, "b": 1, "c": 0}
+    commands, roads_m = {"a": 0, "b": 1, "c": 0}, {"a": 12.0, "b": 60.0, "c": 60.0}
     scenes = {}
     for token, way in ways.items():
-        here = scene(way, agent(13.0, 4.0))
+        here = scene(way, agent(13.0, 4.0), drivable=shapely.box(-30.0, -10.0, roads_m[token], 10.0))
         known = {**vars(here.surroundings), "token": token, "endpoint_command": commands[token]}
         scenes[token] = type(here)(type(here.surroundings)(**known))
     planner = Planner("p", {token: straight(4.5) for token in ways}, uses_ego_status=False, uses_command=True)
@@ -157,6 +158,8 @@ def test_sets_scored_apart_are_pooled_as_if_scored_together() -> None:
 
     apart, together = pooled_reports([report("a"), report("b", "c")]), report("a", "b", "c")
     assert len(together["groups"]) > 3 and 1 in together["groups"].values() and 2 in together["groups"].values()
+    assert 0 < together["planners"]["p"]["pdm"]["PDMS"] < 1 and apart["planners"]["p"]["pdm"]["count"] == 3
+    assert together["planners"]["p"]["protocols"]["fusionperc"]["off_road"]["3s"] > 0
     means = [together["planners"]["p"]["protocols"], *together["planners"]["p"]["groups"].values()]
     for item in (*means[0].values(), *(group["means"] for group in means[1:])):
         del item["progress"]
