@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,15 @@ class Peer:
 MAX_POINTS = 10
 
 
-def installed_peers() -> dict[str, Peer]:
-    """By name; a table's columns are x, y, z and features."""
+def installed_peers(device: torch.device) -> dict[str, Peer]:
+    """Those that run on a device, by name; a table's columns are x, y, z and features."""
     peers = {"torch.unique(dim=0)": Peer("mean", _unique)}
-    if importlib.util.find_spec("numba"):
+    if device.type == "cpu" and importlib.util.find_spec("numba"):
         peers["numba hash loop"] = Peer("mean", _numba_hash)
     if importlib.util.find_spec("torch_scatter"):
         peers["torch_scatter"] = Peer("mean", _torch_scatter)
-    if importlib.util.find_spec("spconv"):
+    builds = packages_distributions().get("spconv", [])
+    if builds and (device.type == "cpu" or any(build.startswith("spconv-cu") for build in builds)):
         peers["spconv"] = Peer(f"block of {MAX_POINTS}", _spconv)
     return peers
 

@@ -58,19 +58,19 @@ def test_every_installed_peer_is_compared(small_cloud: Points, monkeypatch: pyte
     pillars = {name: grid for name, grid in operations.GRIDS.items() if grid.layers == 1}
     monkeypatch.setattr(operations, "GRIDS", pillars)
     rows = compare_voxelization(small_cloud, 1) + compare_padding(small_cloud, 1)
-    wanted = set(peers.installed_peers()) | {"fusionperc, torch"}
+    wanted = set(peers.installed_peers(torch.device("cpu"))) | {"fusionperc, torch"}
     assert {row.candidate for row in rows} >= wanted
     assert all(row.times.minimum_ms > 0 for row in rows)
 
 
 def test_a_peer_that_differs_is_not_timed(small_cloud: Points, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = peers.installed_peers()["torch.unique(dim=0)"]
+    honest = peers.installed_peers(torch.device("cpu"))["torch.unique(dim=0)"]
 
     def make(table: torch.Tensor, grid: operations.BevGrid) -> object:
         run = honest.make(table, grid)
         return lambda: replace(run(), mean=run().mean + 0.01)
 
-    monkeypatch.setattr(operations, "installed_peers", lambda: {"wrong": peers.Peer("mean", make)})  # type: ignore[arg-type]
+    monkeypatch.setattr(operations, "installed_peers", lambda device: {"wrong": peers.Peer("mean", make)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="wrong does not give the reference's voxels"):
         compare_voxelization(small_cloud, 1)
 
