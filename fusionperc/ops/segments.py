@@ -18,6 +18,7 @@ def segment_sum(
     *,
     rows: Tensor | None = None,
     weights: Tensor | None = None,
+    is_mean: bool = False,
     implementation: Implementation = "auto",
 ) -> Tensor:
     """out[m] = sum of weights[j] * table[rows[j]] over splits[m] <= j < splits[m + 1]; zero for an empty segment.
@@ -29,6 +30,7 @@ def segment_sum(
         splits: (M + 1,) integers, ascending.
         rows: (J,) integers of the type of `splits`; None takes j itself.
         weights: (J,) of the type of `table`, or float32; None takes 1.
+        is_mean: divides each sum by the number of its entries.
 
     Returns:
         (M, C) of the type of `table`.
@@ -36,7 +38,7 @@ def segment_sum(
     if choose("segment_sum", table.device, implementation, ("triton",)) == "triton":
         from fusionperc.ops.segments_triton import segment_sum as triton_segment_sum
 
-        return triton_segment_sum(table, splits, rows, weights)
+        return triton_segment_sum(table, splits, rows, weights, is_mean)
     if not len(table) or (rows is not None and not len(rows)):
         return table.new_zeros(splits.shape[0] - 1, table.shape[1])
     if rows is None:
@@ -44,8 +46,11 @@ def segment_sum(
     # The last border is given too: what lies beyond it belongs to no segment.
     wide = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
     weights = None if weights is None else weights.to(wide.dtype)
-    bags = F.embedding_bag(rows, wide, splits, mode="sum", per_sample_weights=weights)
-    return bags[:-1].to(table.dtype)
+    # Its own mean takes three times as long as sum and divide.
+    total = F.embedding_bag(rows, wide, splits, mode="sum", per_sample_weights=weights)[:-1]
+    if is_mean:
+        total.div_(splits.diff().clamp(min=1).to(wide.dtype)[:, None])
+    return total.to(table.dtype)
 
 
 def segment_max(values: Tensor, splits: Tensor, *, implementation: Implementation = "auto") -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ def segment_bounds(splits, segment, exists):
 @triton.jit(do_not_specialize=["num_segments"])
 def segment_sum_kernel(
     table, rows, weights, splits, out, num_segments, channels, mean_length,
-    HAS_ROWS: tl.constexpr, HAS_WEIGHTS: tl.constexpr, ACCUMULATOR: tl.constexpr,
+    HAS_ROWS: tl.constexpr, HAS_WEIGHTS: tl.constexpr, IS_MEAN: tl.constexpr, ACCUMULATOR: tl.constexpr,
     BLOCK_SEGMENTS: tl.constexpr, BLOCK_ENTRIES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Each program sums BLOCK_SEGMENTS segments, BLOCK_ENTRIES entries of each at a time, in BLOCK_CHANNELS columns."""
@@ -82,6 +82,8 @@ def segment_sum_kernel(
             weight = tl.load(weights + entry, mask=is_entry, other=0).to(ACCUMULATOR)
             value = value * weight[:, :, None]
         total += tl.sum(value, axis=1)
+    if IS_MEAN:
+        total /= tl.maximum(end - start, 1).to(ACCUMULATOR)[:, None]
     address = out + segment[:, None] * channels + channel[None, :]
     tl.store(address, total.to(out.dtype.element_ty), mask=exists[:, None] & (channel < channels)[None, :])
 
@@ -131,7 +133,7 @@ _segment_sum = Tuned(segment_sum_kernel, ["channels", "mean_length"], _CHOICES)
 _segment_max = Tuned(segment_max_kernel, ["channels", "mean_length"], _CHOICES)
 
 
-def segment_sum(table: Tensor, splits: Tensor, rows: Tensor | None, weights: Tensor | None) -> Tensor:
+def segment_sum(table: Tensor, splits: Tensor, rows: Tensor | None, weights: Tensor | None, is_mean: bool) -> Tensor:
     """See `segments.segment_sum`."""
     table, num_segments, channels = table.contiguous(), splits.shape[0] - 1, table.shape[1]
     out = table.new_empty(num_segments, channels)
@@ -141,7 +143,8 @@ def segment_sum(table: Tensor, splits: Tensor, rows: Tensor | None, weights: Ten
             _blocks_for(num_segments, channels),
             table, splits if rows is None else rows, table if weights is None else weights, splits, out,
             num_segments, channels, length_class(entries, num_segments),
-            HAS_ROWS=rows is not None, HAS_WEIGHTS=weights is not None, ACCUMULATOR=accumulator(table.dtype),
+            HAS_ROWS=rows is not None, HAS_WEIGHTS=weights is not None, IS_MEAN=is_mean,
+            ACCUMULATOR=accumulator(table.dtype),
         )  # fmt: skip
     return out
 

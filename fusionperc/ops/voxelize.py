@@ -305,8 +305,7 @@ def scatter_to_bev(
 class _SegmentSum(torch.autograd.Function):
     """Sum or mean over the points of each voxel.
 
-    `embedding_bag`'s own mean takes three times as long as sum and divide, and its backward would sort again: here that
-    is one gather.
+    `embedding_bag`'s backward would sort again: here that is one gather.
     """
 
     @staticmethod
@@ -314,8 +313,8 @@ class _SegmentSum(torch.autograd.Function):
         ctx: Any, values: Tensor, rows: Tensor | None, voxels: Voxels, is_mean: bool, implementation: Implementation
     ) -> Tensor:
         ctx.voxels, ctx.rows, ctx.is_mean, ctx.shape = voxels, rows, is_mean, values.shape
-        total = segment_sum(values, voxels.row_splits, rows=rows, implementation=implementation)
-        return total.div_(_counts(voxels, values.dtype)) if is_mean else total
+        splits = voxels.row_splits
+        return segment_sum(values, splits, rows=rows, is_mean=is_mean, implementation=implementation)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:

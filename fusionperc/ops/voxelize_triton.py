@@ -50,10 +50,12 @@ def _is_first(key, i, num_points, outside):
 
 @triton.jit(do_not_specialize=["num_points"])
 def count_kernel(key, counts, num_points, outside, BLOCK: tl.constexpr):
-    """Number of voxels that begin in each block of sorted keys."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    first, _ = _is_first(key, i, num_points, outside)
-    tl.store(counts + tl.program_id(0), tl.sum(first.to(tl.int64), axis=0))
+    """Numbers of voxels that begin in each block of sorted keys, and after them those of its points inside."""
+    block = tl.program_id(0)
+    i = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first, here = _is_first(key, i, num_points, outside)
+    tl.store(counts + block, tl.sum(first.to(tl.int64), axis=0))
+    tl.store(counts + tl.num_programs(0) + block, tl.sum((here != outside).to(tl.int64), axis=0))
 
 
 @triton.jit(do_not_specialize=["num_points", "max_voxels"])
@@ -126,22 +128,24 @@ def _voxelize(points: Points, grid: BevGrid, max_voxels: int | None) -> Voxels:
         size_x, size_y, layers, outside, BLOCK=BLOCK,
     )  # fmt: skip
     key, point_index = torch.sort(key, stable=True)
-    counts = torch.empty(blocks[0], dtype=torch.int64, device=device)
+    counts = torch.empty(2, blocks[0], dtype=torch.int64, device=device)
     count_kernel[blocks](key, counts, count, outside, BLOCK=BLOCK)
-    voxels_until = counts.cumsum(0)
-    num_occupied = voxels_until[-1]
-    num_inside = torch.searchsorted(key, torch.full((1,), outside, dtype=key.dtype, device=device))
+    until = counts.cumsum(1)
+    num_occupied, num_inside = until[:, -1]
 
+    # Small clouds take as long as the host takes to launch: every row is written once, by the kernel where it can be.
     if max_voxels is None:
-        size, inside = torch.stack([num_occupied, num_inside[0]]).tolist()
+        size, inside = until[:, -1].tolist()
         point_index = point_index[:inside]
+        voxel_key = torch.empty(size, dtype=torch.int64, device=device)
+        coordinates = torch.empty(size, 3, dtype=torch.int64, device=device)
     else:
         size = max_voxels
+        voxel_key = torch.full((size,), outside, dtype=torch.int64, device=device)
+        coordinates = torch.zeros(size, 3, dtype=torch.int64, device=device)
     row_splits = num_inside.repeat(size + 1)
-    voxel_key = torch.full((size,), outside, dtype=torch.int64, device=device)
-    coordinates = torch.zeros(size, 3, dtype=torch.int64, device=device)
     rows_kernel[blocks](
-        key, voxels_until, row_splits, voxel_key, coordinates, count, size, size_x, size_y, layers, outside, BLOCK=BLOCK
+        key, until, row_splits, voxel_key, coordinates, count, size, size_x, size_y, layers, outside, BLOCK=BLOCK
     )
     return Voxels(
         point_index, row_splits, voxel_key, coordinates, num_occupied, points.batch_size, grid, max_voxels is not None

@@ -47,12 +47,13 @@ def variants() -> list[tuple[Any, dict[str, Any], str, str]]:
     """Kernel, constants, type of values, type of keys."""
     import triton.language as tl
 
+    f32 = tl.float32
     tuned = [
-        (segments_triton._segment_sum, {"HAS_ROWS": True, "HAS_WEIGHTS": True, "ACCUMULATOR": tl.float32}),
-        (segments_triton._segment_sum, {"HAS_ROWS": False, "HAS_WEIGHTS": False, "ACCUMULATOR": tl.float32}),
-        (segments_triton._segment_max, {"ACCUMULATOR": tl.float32}),
+        (segments_triton._segment_sum, {"HAS_ROWS": True, "HAS_WEIGHTS": True, "IS_MEAN": False, "ACCUMULATOR": f32}),
+        (segments_triton._segment_sum, {"HAS_ROWS": False, "HAS_WEIGHTS": False, "IS_MEAN": True, "ACCUMULATOR": f32}),
+        (segments_triton._segment_max, {"ACCUMULATOR": f32}),
         (voxelize_triton._pad, {"HAS_ORDER": True, "POINTS": 16, "CHANNELS": 8}),
-        (bev_pool_triton._backward, {"CHANNELS": 128, "ACCUMULATOR": tl.float32}),
+        (bev_pool_triton._backward, {"CHANNELS": 128, "ACCUMULATOR": f32}),
     ]
     found: list[tuple[Any, dict[str, Any], str, str]] = []
     for kernel, constants in tuned:

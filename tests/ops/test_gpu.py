@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fusionperc.benchmarks.operations import compare_padding, compare_pooling, compare_voxelization
 from fusionperc.geometry import BevGrid, VoxelGrid
 from fusionperc.ops.bev_pool import FrustumRanks, bev_pool
 from fusionperc.ops.voxelize import pad_voxels, reduce_voxels, scatter_to_bev, voxelize
@@ -88,6 +89,14 @@ def test_bounded_voxelization_runs_in_a_cuda_graph() -> None:
         pillars = voxelize(other, grid, implementation="torch")
         expected = scatter_to_bev(reduce_voxels(other.xyz_m, pillars, "mean", order="points"), pillars)
         torch.testing.assert_close(result.cpu(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_benchmark_runs() -> None:
+    points = cloud(20_000).to("cuda")
+    one = Points(points.xyz_m, points.features, torch.zeros_like(points.sample_index), 1)
+    rows = compare_voxelization(one, 1) + compare_padding(one, 1) + compare_pooling(1, torch.device("cuda"), (128,))
+    assert {"fusionperc, triton", "fusionperc, triton, CUDA graph"} <= {row.candidate for row in rows}
+    assert all(row.times.minimum_ms > 0 for row in rows)
 
 
 def test_bev_pool_is_the_same_in_every_run() -> None:
