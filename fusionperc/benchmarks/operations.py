@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fusionperc.benchmarks.peers import MAX_POINTS, PeerVoxels, installed_peers
-from fusionperc.benchmarks.timing import Times, alternate, peak_memory_mib
+from fusionperc.benchmarks.timing import Times, alternate, captured, peak_memory_mib
 from fusionperc.config import DataConfig
 from fusionperc.data.nuscenes import NuScenesDrives
 from fusionperc.geometry import BevGrid, VoxelGrid, rigid, rotation_from_yaw
@@ -257,14 +257,7 @@ def _graph_of_mean(points: Points, table: Tensor, grid: BevGrid) -> Callable[[],
     def run() -> Tensor:
         return reduce_voxels(table, voxelize(points, grid, max_voxels=bound), "mean", order="points")
 
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # block sizes are tuned before the capture
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+    graph, _ = captured(run)
     return graph.replay
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fusionperc.benchmarks.operations import compare_padding, compare_pooling, compare_voxelization
+from fusionperc.benchmarks.timing import captured
 from fusionperc.geometry import BevGrid, VoxelGrid
 from fusionperc.ops.bev_pool import FrustumRanks, bev_pool
 from fusionperc.ops.voxelize import pad_voxels, reduce_voxels, scatter_to_bev, voxelize
@@ -73,14 +74,7 @@ def test_bounded_voxelization_runs_in_a_cuda_graph() -> None:
         pillars = voxelize(static, grid, max_voxels=bound)
         return scatter_to_bev(reduce_voxels(static.xyz_m, pillars, "mean", order="points"), pillars)
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # block sizes are tuned before the capture
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
+    graph, result = captured(step)
     for seed in (1, 2):
         other = cloud(100_000, seed)
         static.xyz_m.copy_(other.xyz_m)
