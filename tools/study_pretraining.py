@@ -10,10 +10,16 @@ Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to t
 with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, `motion`, `objects`, with that
 one alone.
 Every arm is fine-tuned for train.steps on the same labelled drives of the same seed, and scored by the official
-evaluator on data.split with all sensors and with cameras alone; with a planning head (model.planning={}) plans without
-ego status are scored, too, as tools/evaluate.py --task planning does. No town of the pretraining drives may be in
-data.split: simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command
-goes on. --tables-only prints what is there. Jobs run side by side (--parallel), each on its share of the cores.
+evaluator on data.split with all sensors and with cameras alone. No town of the pretraining drives may be in data.split:
+simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command goes on.
+--tables-only prints what is there. Jobs run side by side (--parallel), each on its share of the cores.
+
+With a planning head plans without ego status are scored, too, as tools/evaluate.py --task planning does; the same
+pretrainings serve for it (--pretrained), and --tuning is for fine-tuning alone:
+
+    python tools/study_pretraining.py configs/pretraining.yaml --output runs/plans --pretrained runs/study \\
+        --arms scratch,all --fractions 0.1 data.root=data/sim --tuning train.task=both data.command=route \\
+        data.augmentation.rotation_rad=0 "model.planning={channels: 64, modes: 3, layers: 2, heads: 4, agents: 32}"
 """
 
 from __future__ import annotations
@@ -42,6 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ("likelihood", "prediction", "contrast", "matching", "motion", "objects")
 ARMS = ("scratch", "longer", "all", *OBJECTIVES)
 SENSORS = ("CRL", "C")
+PLAN_METRICS = ("l2_m", "collision", "off_road", "pdms")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pretraining-seeds", type=int, help="pretrainings of each arm, at most as many as seeds")
     parser.add_argument("--pretraining-steps", type=int, default=2400)
+    parser.add_argument("--pretrained", type=Path, help="the output of another study, whose pretrainings are used")
+    parser.add_argument(
+        "--tuning", nargs="+", default=[], metavar="key=value", help="changes of fine-tuning alone; to be given last"
+    )
     parser.add_argument("--parallel", type=int, default=1, help="jobs side by side")
     parser.add_argument("--tables-only", action="store_true", help="train nothing, print what is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -95,7 +106,7 @@ def shares(text: str) -> tuple[float, ...]:
 
 def planned(arguments: argparse.Namespace) -> list[Job]:
     """All jobs of the study, the most telling first."""
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, [*arguments.overrides, *arguments.tuning])
     jobs: list[Job] = []
     for seed in range(arguments.seeds):
         for arm in arguments.arms:
@@ -114,7 +125,7 @@ def pretraining_job(arguments: argparse.Namespace, arm: str, seed: int) -> Job |
     if arm in ("scratch", "longer"):
         return None
     seed = min(seed, (arguments.pretraining_seeds or arguments.seeds) - 1)
-    folder = arguments.output / f"pretrained-{arm}-{seed}"
+    folder = (arguments.pretrained or arguments.output) / f"pretrained-{arm}-{seed}"
     off = [f"pretraining.{other}=0" for other in OBJECTIVES if arm in OBJECTIVES and other != arm]
     changes = [f"run.dir={folder}", f"train.seed={seed}", f"train.steps={arguments.pretraining_steps}", *off]
     return Job(folder, (), ("tools/pretrain.py", arguments.config, *arguments.overrides, *changes))
@@ -125,7 +136,7 @@ def fine_tuning_jobs(arguments: argparse.Namespace, arm: str, fraction: float, s
     folder = run_folder(arguments, arm, fraction, seed)
     pretraining = pretraining_job(arguments, arm, seed)
     changes = [f"run.dir={folder}", f"train.seed={seed}", f"data.label_seed={seed}", f"data.label_fraction={fraction}"]
-    changes.append("train.evaluate=false")
+    changes += ["train.evaluate=false", *arguments.tuning]
     if arm == "longer":
         changes.append(f"train.steps={config.train.steps + arguments.pretraining_steps}")
     if pretraining is not None:
@@ -207,10 +218,15 @@ def summarise(arguments: argparse.Namespace) -> dict[str, Any]:
     plans = []
     for fraction in arguments.fractions:
         for arm in arguments.arms:
-            folders = [run_folder(arguments, arm, fraction, seed) for seed in range(arguments.seeds)]
-            each = [one for folder in folders if (one := plan_scores(folder)) is not None]
-            means = {name: spread([one[name] for one in each]) for name in ("l2_m", "collision")}
-            plans.append({"fraction": fraction, "arm": arm, **means})
+            seeds = range(arguments.seeds)
+            found = [plan_scores(run_folder(arguments, arm, fraction, seed)) for seed in seeds]
+            bases = [plan_scores(run_folder(arguments, "scratch", fraction, seed)) for seed in seeds]
+            row = {"fraction": fraction, "arm": arm}
+            for metric in PLAN_METRICS:
+                row[metric] = spread([score[metric] for score in found if score])
+                gains = [one[metric] - base[metric] for one, base in zip(found, bases, strict=True) if one and base]
+                row[f"{metric}_gain"] = spread(gains if arm != "scratch" else [])
+            plans.append(row)
     return {"rows": rows, "plans": plans}
 
 
@@ -224,14 +240,15 @@ def scores(folder: Path, sensors: str) -> dict[str, float] | None:
 
 
 def plan_scores(folder: Path) -> dict[str, float] | None:
-    """L2, mean of 1, 2 and 3 s, and collisions up to 3 s of plans without ego status, by this package's protocol."""
+    """`PLAN_METRICS` of plans without ego status by this package's protocol: L2 in metres, the others as shares."""
     path = folder / "planning" / "report.json"
     if not path.exists():
         return None
     planners = json.loads(path.read_text())["planning"]["planners"]
     (own,) = [planner for name, planner in planners.items() if name.startswith("model ")]
     found = own["protocols"]["fusionperc"]
-    return {"l2_m": found["l2_m"]["avg"], "collision": found["collision"]["3s"]}
+    measured = {"l2_m": found["l2_m"]["avg"], "collision": found["collision"]["3s"]}
+    return measured | {"off_road": found["off_road"]["3s"], "pdms": own["pdm"]["PDMS"]}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -257,17 +274,36 @@ def show(study: dict[str, Any]) -> None:
                 told(row["nds"]), told(row["nds_gain"]), told(row["map"]), told(row["map_gain"]),
             )  # fmt: skip
     console.print(table)
-    for row in study["plans"]:
+    if any(row["l2_m"]["values"] for row in study["plans"]):
+        show_plans(study["plans"])
+
+
+def show_plans(plans: Sequence[dict[str, Any]]) -> None:
+    """Prints one table: L2 in metres, shares of the plans in points; each beside what it is more than from scratch."""
+    table = Table(
+        title="plans without ego status: L2 (mean of 1, 2, 3 s), the rest up to 3 s; mean ± standard error; pretrained "
+        "less scratch, seed by seed",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for column in ("labels", "arm"):
+        table.add_column(column)
+    for column in ("seeds", "L2 m", "more", "hit %", "more", "off %", "more", "PDMS", "more"):
+        table.add_column(column, justify="right")
+    for row in plans:
         if row["l2_m"]["values"]:
-            l2_m, hits = (row[name]["mean"] for name in ("l2_m", "collision"))
-            console.print(f"plans, {row['fraction']:.0%} of the labels, {row['arm']}: L2 {l2_m:.2f} m, hits {hits:.1%}")
+            cells = []
+            for metric in PLAN_METRICS:
+                scale, digits = (1, 2) if metric == "l2_m" else (100, 1)
+                cells += [told(row[metric], scale, digits), told(row[f"{metric}_gain"], scale, digits)]
+            table.add_row(f"{row['fraction']:.0%}", row["arm"], str(len(row["l2_m"]["values"])), *cells)
+    console.print(table)
 
 
-def told(value: dict[str, Any]) -> str:
+def told(value: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
     if value["mean"] is None:
         return "-"
-    error = "" if value["error"] is None else f" ± {100 * value['error']:.1f}"
-    return f"{100 * value['mean']:.1f}{error}"
+    error = "" if value["error"] is None else f" ± {scale * value['error']:.{digits}f}"
+    return f"{scale * value['mean']:.{digits}f}{error}"
 
 
 if __name__ == "__main__":
