@@ -174,7 +174,7 @@ def test_study_runs_resumes_and_prints_its_table(tiny_drives: Path, tmp_path: Pa
     command = [
         sys.executable, str(ROOT / "tools" / "study_pretraining.py"), str(small_yaml(tiny_drives, tmp_path)),
         "--output", str(tmp_path / "study"), "--arms", "matching", "--fractions", "0.5", "--seeds", "1",
-        "--pretraining-steps", "1",
+        "--pretraining-steps", "1", "--tuning", "train.learning_rate=0.005",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     first = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
@@ -182,6 +182,11 @@ def test_study_runs_resumes_and_prints_its_table(tiny_drives: Path, tmp_path: Pa
     assert "3 jobs, 0 of them done" in first.stdout and "matching-0.5-0/detection" in first.stdout
     log = (tmp_path / "study" / "matching-0.5-0" / "log.txt").read_text()
     assert "labels of 1 of 2 drives" in log and "not taken from it" in log
+    rates = [
+        yaml.safe_load((tmp_path / "study" / run / "config.yaml").read_text())["train"]["learning_rate"]
+        for run in ("pretrained-matching-0", "matching-0.5-0")
+    ]
+    assert rates[0] != rates[1] == 0.005
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "3 jobs, 3 of them done" in again.stdout
     rows = json.loads((tmp_path / "study" / "study.json").read_text())["rows"]
