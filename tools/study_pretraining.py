@@ -18,7 +18,7 @@ With a planning head plans without ego status are scored, too, as tools/evaluate
 pretrainings serve for it (--pretrained), and --tuning is for fine-tuning alone:
 
     python tools/study_pretraining.py configs/pretraining.yaml --output runs/plans --pretrained runs/study \\
-        --arms scratch,all --fractions 0.1 data.root=data/sim --tuning train.task=both data.command=route \\
+        --arms scratch,all --fractions 0.3 data.root=data/sim --tuning train.task=both data.command=route \\
         data.augmentation.rotation_rad=0 "model.planning={channels: 64, modes: 3, layers: 2, heads: 4, agents: 32}"
 """
 
@@ -40,7 +40,7 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fusionperc.config import Config, load_config
+from fusionperc.config import Config, ConfigError, load_config
 from fusionperc.console import console, run_tool
 from fusionperc.files import write_json
 
@@ -48,6 +48,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ("likelihood", "prediction", "contrast", "matching", "motion", "objects")
 ARMS = ("scratch", "longer", "all", *OBJECTIVES)
 SENSORS = ("CRL", "C")
+METRICS = ("nds", "map")
 PLAN_METRICS = ("l2_m", "collision", "off_road", "pdms")
 
 
@@ -111,8 +112,12 @@ def planned(arguments: argparse.Namespace) -> list[Job]:
     for seed in range(arguments.seeds):
         for arm in arguments.arms:
             pretraining = pretraining_job(arguments, arm, seed)
-            if pretraining is not None and pretraining not in jobs:
-                jobs.append(pretraining)
+            if pretraining is None or pretraining in jobs:
+                continue
+            # It would be made of this command's drives, in a folder of another study.
+            if arguments.pretrained is not None and not pretraining.done.exists():
+                raise ConfigError(f"--pretrained: {pretraining.folder} is not finished: go on with that study first")
+            jobs.append(pretraining)
     for fraction in arguments.fractions:
         for seed in range(arguments.seeds):
             for arm in arguments.arms:
@@ -201,54 +206,59 @@ def run_job(job: Job, threads: int) -> None:
 
 def summarise(arguments: argparse.Namespace) -> dict[str, Any]:
     """NDS and mAP of every run that is scored, and their gain over `scratch` seed by seed."""
-    rows = []
+    rows, plans = [], []
     for fraction in arguments.fractions:
+        bases = [run_folder(arguments, "scratch", fraction, seed) for seed in range(arguments.seeds)]
         for arm in arguments.arms:
+            folders = [run_folder(arguments, arm, fraction, seed) for seed in range(arguments.seeds)]
+            which = {"fraction": fraction, "arm": arm}
             for sensors in SENSORS:
-                folders = [run_folder(arguments, arm, fraction, seed) for seed in range(arguments.seeds)]
-                found = [scores(folder, sensors) for folder in folders]
-                bases = [run_folder(arguments, "scratch", fraction, seed) for seed in range(arguments.seeds)]
-                pairs = [(one, scores(base, sensors)) for one, base in zip(found, bases, strict=True)]
-                row: dict[str, Any] = {"fraction": fraction, "arm": arm, "sensors": sensors}
-                for metric in ("nds", "map"):
-                    row[metric] = spread([score[metric] for score in found if score])
-                    gains = [one[metric] - base[metric] for one, base in pairs if one and base]
-                    row[f"{metric}_gain"] = spread(gains if arm != "scratch" else [])
-                rows.append(row)
-    plans = []
-    for fraction in arguments.fractions:
-        for arm in arguments.arms:
-            seeds = range(arguments.seeds)
-            found = [plan_scores(run_folder(arguments, arm, fraction, seed)) for seed in seeds]
-            bases = [plan_scores(run_folder(arguments, "scratch", fraction, seed)) for seed in seeds]
-            row = {"fraction": fraction, "arm": arm}
-            for metric in PLAN_METRICS:
-                row[metric] = spread([score[metric] for score in found if score])
-                gains = [one[metric] - base[metric] for one, base in zip(found, bases, strict=True) if one and base]
-                row[f"{metric}_gain"] = spread(gains if arm != "scratch" else [])
-            plans.append(row)
+                found, base = ([scores(folder, sensors) for folder in each] for each in (folders, bases))
+                rows.append({**which, "sensors": sensors, **compared(arm, found, base, METRICS)})
+            found, base = ([plan_scores(folder) for folder in each] for each in (folders, bases))
+            plans.append({**which, **compared(arm, found, base, PLAN_METRICS)})
     return {"rows": rows, "plans": plans}
 
 
-def scores(folder: Path, sensors: str) -> dict[str, float] | None:
+def compared(
+    arm: str, found: Sequence[dict[str, float]], bases: Sequence[dict[str, float]], metrics: Sequence[str]
+) -> dict[str, Any]:
+    """Each metric over seeds, and how much more than from scratch it is, seed by seed, where both are there."""
+    row = {}
+    for metric in metrics:
+        row[metric] = spread([one[metric] for one in found if metric in one])
+        pairs = [] if arm == "scratch" else zip(found, bases, strict=True)
+        row[f"{metric}_gain"] = spread([a[metric] - b[metric] for a, b in pairs if metric in a and metric in b])
+    return row
+
+
+def scores(folder: Path, sensors: str) -> dict[str, float]:
+    """`METRICS` of a run; nothing if it is not scored."""
     path = folder / "detection" / "report.json"
     if not path.exists():
-        return None
+        return {}
     report = json.loads(path.read_text())
     found = report["detection"]["subsets"][sensors]
     return {"nds": found["nds"], "map": found["mean_ap"]}
 
 
-def plan_scores(folder: Path) -> dict[str, float] | None:
-    """`PLAN_METRICS` of plans without ego status by this package's protocol: L2 in metres, the others as shares."""
+def plan_scores(folder: Path) -> dict[str, float]:
+    """`PLAN_METRICS` of plans without ego status by this package's protocol: L2 in metres, the others as shares.
+
+    Nothing if they are not scored; without a map nothing is told of roads.
+    """
     path = folder / "planning" / "report.json"
     if not path.exists():
-        return None
+        return {}
     planners = json.loads(path.read_text())["planning"]["planners"]
     (own,) = [planner for name, planner in planners.items() if name.startswith("model ")]
     found = own["protocols"]["fusionperc"]
     measured = {"l2_m": found["l2_m"]["avg"], "collision": found["collision"]["3s"]}
-    return measured | {"off_road": found["off_road"]["3s"], "pdms": own["pdm"]["PDMS"]}
+    if found["off_road"] is not None:
+        measured["off_road"] = found["off_road"]["3s"]
+    if own["pdm"] is not None:
+        measured["pdms"] = own["pdm"]["PDMS"]
+    return measured
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
