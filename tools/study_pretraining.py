@@ -6,9 +6,9 @@
         pretraining.drives="[{root: data/unlabelled, version: v1.0-test, split: sim_train}, \\
                              {root: data/sim, split: sim_train}]"
 
-Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to those of fine-tuning; `all`, pretrained
-with the configuration's objectives; `likelihood`, `prediction`, `contrast`, `matching`, `motion`, `objects`, with that
-one alone.
+Arms: `scratch`; `longer`, from scratch with the steps of pretraining added to those of fine-tuning; `configured`,
+pretrained with the configuration's objectives; `all`, with every one; `likelihood`, `prediction`, `contrast`,
+`matching`, `motion`, `objects`, with that one alone.
 Every arm is fine-tuned for train.steps on the same labelled drives of the same seed, and scored by the official
 evaluator on data.split with all sensors and with cameras alone. No town of the pretraining drives may be in data.split:
 simulated sets of one seed keep to that. Finished steps are kept: after an interruption the same command goes on.
@@ -40,13 +40,15 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fusionperc.config import Config, ConfigError, load_config
+from fusionperc.config import Config, ConfigError, PretrainingConfig, load_config
 from fusionperc.console import console, run_tool
 from fusionperc.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 OBJECTIVES = ("likelihood", "prediction", "contrast", "matching", "motion", "objects")
-ARMS = ("scratch", "longer", "all", *OBJECTIVES)
+#: Weight of an objective that the configuration leaves out, in the arms that ask for it.
+WEIGHT_OF_LEFT_OUT = 0.2
+ARMS = ("scratch", "longer", "configured", "all", *OBJECTIVES)
 SENSORS = ("CRL", "C")
 METRICS = ("nds", "map")
 PLAN_METRICS = ("l2_m", "collision", "off_road", "pdms")
@@ -131,9 +133,19 @@ def pretraining_job(arguments: argparse.Namespace, arm: str, seed: int) -> Job |
         return None
     seed = min(seed, (arguments.pretraining_seeds or arguments.seeds) - 1)
     folder = (arguments.pretrained or arguments.output) / f"pretrained-{arm}-{seed}"
-    off = [f"pretraining.{other}=0" for other in OBJECTIVES if arm in OBJECTIVES and other != arm]
-    changes = [f"run.dir={folder}", f"train.seed={seed}", f"train.steps={arguments.pretraining_steps}", *off]
+    changes = [f"run.dir={folder}", f"train.seed={seed}", f"train.steps={arguments.pretraining_steps}"]
+    changes += objectives_of(arm, load_config(arguments.config, arguments.overrides).pretraining)
     return Job(folder, (), ("tools/pretrain.py", arguments.config, *arguments.overrides, *changes))
+
+
+def objectives_of(arm: str, configured: PretrainingConfig) -> list[str]:
+    """What an arm changes in the weights of the objectives."""
+    if arm == "configured":
+        return []
+    wanted = OBJECTIVES if arm == "all" else (arm,)
+    off = [f"pretraining.{each}=0" for each in OBJECTIVES if each not in wanted]
+    left_out = [each for each in wanted if getattr(configured, each) == 0]
+    return off + [f"pretraining.{each}={WEIGHT_OF_LEFT_OUT}" for each in left_out]
 
 
 def fine_tuning_jobs(arguments: argparse.Namespace, arm: str, fraction: float, seed: int, config: Config) -> list[Job]:

@@ -281,9 +281,11 @@ class PretrainingConfig(_Record):
     likelihood: float = Field(1.0, ge=0, description="of what was measured at the key frame, where it is hidden")
     prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
     contrast: float = Field(
-        0.2, ge=0, description="between the sensors' maps: each cell against other samples' (InfoNCE)"
+        0.0, ge=0, description="between the sensors' maps: each cell against other samples' (InfoNCE); about 0.2"
     )
-    matching: float = Field(0.2, ge=0, description="whether the sensors are of one moment and one calibration")
+    matching: float = Field(
+        0.0, ge=0, description="whether the sensors are of one moment and one calibration; about 0.2"
+    )
     motion: float = Field(0.5, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
     objects: float = Field(1.0, ge=0, description="boxes of what moves, for a head that detection takes over")
     depth: float = Field(0.5, ge=0, description="part of the likelihood: LiDAR depth along the cameras' rays")

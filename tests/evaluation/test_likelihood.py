@@ -106,7 +106,8 @@ def small_yaml(root: Path, folder: Path) -> Path:
 def test_pretraining_tool_measures_likelihood_and_draws(
     tiny_drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [str(small_yaml(tiny_drives, tmp_path)), f"run.dir={tmp_path / 'run'}", "--samples", "2", "--pictures", "1"]
+    words = [str(small_yaml(tiny_drives, tmp_path)), f"run.dir={tmp_path / 'run'}", "pretraining.contrast=0.2"]
+    words += ["--samples", "2", "--pictures", "1"]
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     monkeypatch.setattr(sys, "argv", ["pretrain", *words])
     runpy.run_path(str(ROOT / "tools" / "pretrain.py"), run_name="__main__")
@@ -182,11 +183,13 @@ def test_study_runs_resumes_and_prints_its_table(tiny_drives: Path, tmp_path: Pa
     assert "3 jobs, 0 of them done" in first.stdout and "matching-0.5-0/detection" in first.stdout
     log = (tmp_path / "study" / "matching-0.5-0" / "log.txt").read_text()
     assert "labels of 1 of 2 drives" in log and "not taken from it" in log
-    rates = [
-        yaml.safe_load((tmp_path / "study" / run / "config.yaml").read_text())["train"]["learning_rate"]
+    pretrained, tuned = (
+        yaml.safe_load((tmp_path / "study" / run / "config.yaml").read_text())
         for run in ("pretrained-matching-0", "matching-0.5-0")
-    ]
-    assert rates[0] != rates[1] == 0.005
+    )
+    assert pretrained["train"]["learning_rate"] != tuned["train"]["learning_rate"] == 0.005
+    objectives = ("likelihood", "prediction", "contrast", "matching", "motion", "objects")
+    assert [name for name in objectives if pretrained["pretraining"][name] > 0] == ["matching"]
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "3 jobs, 3 of them done" in again.stdout
     rows = json.loads((tmp_path / "study" / "study.json").read_text())["rows"]

@@ -39,9 +39,12 @@ def config_of(**pretraining: object) -> Config:
                 "radar": {"pillar_m": 2.0},
                 "camera": {"weights": "none", "depth_bins": 4, "depth_min_m": 1, "depth_max_m": 9},
             },
-            "pretraining": {"layer_m": 2.0, "ray_bins": 16, "ray_bin_m": 1.0, "contrast_channels": 6, **pretraining},
+            "pretraining": {
+                "layer_m": 2.0, "ray_bins": 16, "ray_bin_m": 1.0, "contrast": 0.2, "contrast_channels": 6,
+                "matching": 0.2, **pretraining,
+            },
         }
-    )
+    )  # fmt: skip
 
 
 def measurements(batch: int = 2, rays: int = 12) -> Measurements:

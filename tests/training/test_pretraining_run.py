@@ -33,7 +33,8 @@ ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute", "visibi
 def pretraining_config(root: Path, folder: Path, *overrides: str) -> Config:
     few = ("pretraining.rays=48", "pretraining.layer_m=1.0", "pretraining.horizon_s=[0.5, 1.0]")
     options = ("pretraining.pictures=0", "pretraining.mismatched=0.5", "data.batch_size=2", "train.backbone_rate=1.0")
-    return small_config(root, folder, *few, *options, *overrides)
+    left_out = ("pretraining.contrast=0.2", "pretraining.matching=0.2")
+    return small_config(root, folder, *few, *options, *left_out, *overrides)
 
 
 @pytest.fixture(scope="module")
