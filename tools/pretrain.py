@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="held-out key frames on which likelihood is measured")
     parser.add_argument("--pictures", type=int, default=2, help="held-out key frames of which pictures are drawn")
     parser.add_argument("--evaluate-only", action="store_true", help="measure what run.dir has already learnt")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. pretraining.contrast=0")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. pretraining.motion=0")
     arguments = parser.parse_intermixed_args()
     config = load_config(arguments.config, arguments.overrides)
 
