@@ -110,31 +110,35 @@ def shares(text: str) -> tuple[float, ...]:
 def planned(arguments: argparse.Namespace) -> list[Job]:
     """All jobs of the study, the most telling first."""
     config = load_config(arguments.config, [*arguments.overrides, *arguments.tuning])
+    configured = load_config(arguments.config, arguments.overrides).pretraining
+    pretrainings = {
+        (arm, seed): pretraining_job(arguments, arm, seed, configured)
+        for seed in range(arguments.seeds)
+        for arm in arguments.arms
+    }
     jobs: list[Job] = []
-    for seed in range(arguments.seeds):
-        for arm in arguments.arms:
-            pretraining = pretraining_job(arguments, arm, seed)
-            if pretraining is None or pretraining in jobs:
-                continue
-            # It would be made of this command's drives, in a folder of another study.
-            if arguments.pretrained is not None and not pretraining.done.exists():
-                raise ConfigError(f"--pretrained: {pretraining.folder} is not finished: go on with that study first")
-            jobs.append(pretraining)
+    for pretraining in pretrainings.values():
+        if pretraining is None or pretraining in jobs:
+            continue
+        # It would be made of this command's drives, in a folder of another study.
+        if arguments.pretrained is not None and not pretraining.done.exists():
+            raise ConfigError(f"--pretrained: {pretraining.folder} is not finished: go on with that study first")
+        jobs.append(pretraining)
     for fraction in arguments.fractions:
         for seed in range(arguments.seeds):
             for arm in arguments.arms:
-                jobs += fine_tuning_jobs(arguments, arm, fraction, seed, config)
+                jobs += fine_tuning_jobs(arguments, arm, fraction, seed, config, pretrainings[arm, seed])
     return jobs
 
 
-def pretraining_job(arguments: argparse.Namespace, arm: str, seed: int) -> Job | None:
+def pretraining_job(arguments: argparse.Namespace, arm: str, seed: int, configured: PretrainingConfig) -> Job | None:
     """The pretraining that an arm starts from."""
     if arm in ("scratch", "longer"):
         return None
     seed = min(seed, (arguments.pretraining_seeds or arguments.seeds) - 1)
     folder = (arguments.pretrained or arguments.output) / f"pretrained-{arm}-{seed}"
     changes = [f"run.dir={folder}", f"train.seed={seed}", f"train.steps={arguments.pretraining_steps}"]
-    changes += objectives_of(arm, load_config(arguments.config, arguments.overrides).pretraining)
+    changes += objectives_of(arm, configured)
     return Job(folder, (), ("tools/pretrain.py", arguments.config, *arguments.overrides, *changes))
 
 
@@ -148,10 +152,11 @@ def objectives_of(arm: str, configured: PretrainingConfig) -> list[str]:
     return off + [f"pretraining.{each}={WEIGHT_OF_LEFT_OUT}" for each in left_out]
 
 
-def fine_tuning_jobs(arguments: argparse.Namespace, arm: str, fraction: float, seed: int, config: Config) -> list[Job]:
-    """Fine-tuning of one arm, and its scoring."""
+def fine_tuning_jobs(
+    arguments: argparse.Namespace, arm: str, fraction: float, seed: int, config: Config, pretraining: Job | None
+) -> list[Job]:
+    """Fine-tuning of one arm, from its pretraining if there is one, and its scoring."""
     folder = run_folder(arguments, arm, fraction, seed)
-    pretraining = pretraining_job(arguments, arm, seed)
     changes = [f"run.dir={folder}", f"train.seed={seed}", f"data.label_seed={seed}", f"data.label_fraction={fraction}"]
     changes += ["train.evaluate=false", *arguments.tuning]
     if arm == "longer":
