@@ -281,7 +281,10 @@ class PretrainingConfig(_Record):
     likelihood: float = Field(1.0, ge=0, description="of what was measured at the key frame, where it is hidden")
     prediction: float = Field(1.0, ge=0, description="of what is measured in the seconds after it")
     contrast: float = Field(
-        0.0, ge=0, description="between the sensors' maps: each cell against other samples' (InfoNCE); about 0.2"
+        0.0,
+        ge=0,
+        description="between the sensors' maps: each cell against other samples' of its batch (InfoNCE), so it takes "
+        "data.batch_size of 8 or more to help; about 0.2",
     )
     matching: float = Field(
         0.0, ge=0, description="whether the sensors are of one moment and one calibration; about 0.2"
