@@ -4,8 +4,8 @@ Nothing but what the sensors measured is read: the drives may have annotation ta
   pretraining.drives="[{root: data/unlabelled, version: v1.0-test}, {root: data/sim, split: sim_train}]"
 data.split of data.root is held out: how likely its LiDAR sweeps are to the network, now and up to three seconds ahead,
 is written to likelihood.json beside what simpler forecasts make of them, with pictures, how well it tells what moves to
-motion.json, how well it boxes that to objects.json, and whether sensors find each other's cells to contrast.json
-(train.evaluate=false: without).
+motion.json, how well it boxes that to objects.json, whether sensors find each other's cells to contrast.json, and
+whether it notices sensors that do not belong together to matching.json (train.evaluate=false: without).
 The run folder is like that of tools/train.py, which then starts from it:
   python tools/train.py configs/pretraining.yaml data.root=DIR run.dir=OTHER train.init_from=RUN data.label_fraction=0.1
 """
@@ -32,6 +32,7 @@ def main() -> None:
     from fusionperc.evaluation.inference import choose_device
     from fusionperc.evaluation.likelihood import evaluate_likelihood, report_likelihood
     from fusionperc.evaluation.likelihood_pictures import draw_expectations
+    from fusionperc.evaluation.matching import evaluate_matching, report_matching
     from fusionperc.evaluation.motion import draw_motion, evaluate_motion, report_motion
     from fusionperc.evaluation.moving_objects import draw_objects, evaluate_objects, report_objects
     from fusionperc.training.checkpoints import load_pretraining
@@ -58,6 +59,8 @@ def main() -> None:
             console.print(f"picture: {path}")
     if model.embeddings:
         report_contrast(evaluate_contrast(model, config, arguments.samples, device), config.run.dir / "contrast.json")
+    if model.matching is not None:
+        report_matching(evaluate_matching(model, config, arguments.samples, device), config.run.dir / "matching.json")
     if model.reconstruction is None:
         console.print("nothing is reconstructed: there is no likelihood to be measured")
         return

@@ -287,7 +287,7 @@ class PretrainingConfig(_Record):
         "data.batch_size of 8 or more to help; about 0.2",
     )
     matching: float = Field(
-        0.0, ge=0, description="whether the sensors are of one moment and one calibration; about 0.2"
+        0.0, ge=0, description="whether every two sensors are of one moment and one calibration; about 0.2"
     )
     motion: float = Field(0.5, ge=0, description="which surfaces move, and how fast, as other sweeps tell")
     objects: float = Field(1.0, ge=0, description="boxes of what moves, for a head that detection takes over")
@@ -312,7 +312,9 @@ class PretrainingConfig(_Record):
     mask_past: float = Field(
         0.2, ge=0, le=1, description="share of samples shown without radar and sweeps before the key frame's"
     )
-    mismatched: float = Field(0.1, ge=0, lt=1, description="share of samples made up of what does not belong together")
+    mismatched: float = Field(
+        0.25, ge=0, lt=1, description="with matching: share of samples made up of what does not belong together"
+    )
     rays: int = Field(512, ge=1, description="LiDAR rays of each sweep that are predicted")
     ray_bin_m: float = Field(0.8, gt=0, description="a ray ends in one of these, or beyond them")
     ray_bins: int = Field(90, ge=2)

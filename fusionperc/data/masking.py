@@ -128,17 +128,17 @@ def mask_patches(images: Tensor, config: PretrainingConfig, generator: torch.Gen
 
 def mismatch(
     inputs: SensorInputs, share: float, generator: torch.Generator
-) -> tuple[SensorInputs, Bool[Tensor, " batch"]]:
-    """Puts a share of the samples wrongly together; returns the batch, and which samples' sensors belong together.
+) -> tuple[SensorInputs, Bool[Tensor, "batch sensors"]]:
+    """Puts a share of the samples wrongly together; returns the batch, and which sensor of which sample is wrong.
 
     In a wrong sample one sensor is another sample's, or, as often and wherever there is no other sample, is turned and
     shifted against the rest. Batches of a single sensor stay as they are.
     """
     batch, device = inputs.batch_size, inputs.present.device
-    belongs = torch.ones(batch, dtype=torch.bool, device=device)
+    is_wrong = torch.zeros(batch, len(SENSORS), dtype=torch.bool, device=device)
     available = [s for column, s in enumerate(SENSORS) if bool(inputs.present[:, column].any())]
     if len(available) < 2 or share == 0:
-        return inputs, belongs
+        return inputs, is_wrong
     sensor = available[int(torch.randint(len(available), (1,), generator=generator))]
     column = SENSORS.index(sensor)
     itself = torch.arange(batch, device=device)
@@ -149,7 +149,8 @@ def mismatch(
     source = torch.where(wrong & swaps, (itself - 1) % batch, itself)
     calibrations = wrong_calibrations(batch, generator).to(device)
     moved = torch.where((wrong & ~swaps)[:, None, None], calibrations, torch.eye(4, device=device))
-    return _swapped(inputs, sensor, source, moved), ~wrong
+    is_wrong[:, column] = wrong
+    return with_taken(inputs, sensor, source, moved), is_wrong
 
 
 def wrong_calibrations(batch: int, generator: torch.Generator) -> Tensor:
@@ -161,8 +162,8 @@ def wrong_calibrations(batch: int, generator: torch.Generator) -> Tensor:
     return rigid(rotation_from_yaw(yaw), shift)
 
 
-def _swapped(inputs: SensorInputs, sensor: Sensor, source: Tensor, moved: Tensor) -> SensorInputs:
-    """One sensor's data taken from the samples `source`, then moved by (B, 4, 4)."""
+def with_taken(inputs: SensorInputs, sensor: Sensor, source: Tensor, moved: Tensor) -> SensorInputs:
+    """A batch with one sensor's data taken from its samples `source` (B,), then moved by (B, 4, 4)."""
     match sensor:
         case "camera":
             cameras = inputs.cameras

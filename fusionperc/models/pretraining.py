@@ -1,14 +1,16 @@
 """The network while it is pretrained: the encoder that detection and planning build on, and what it learns from.
 
                     +-> reconstruction head -> rays and radar returns, now and later
-sensors -> encoder -+-> fused map ----------> what moves? do these sensors belong together? what do pictures show there?
+sensors -> encoder -+-> fused map ----------> what moves? what do pictures show there?
                     +-> dense head ---------> boxes of what moves
-                    +-> each sensor's map --> embeddings of cells, alike for all sensors
+                    +-> each sensor's map --> embeddings of cells, alike for all sensors: do these belong together?
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +52,9 @@ class PretrainingOutput:
     Attributes:
         features: of the encoder.
         reconstruction: None if nothing is to be reconstructed.
-        embeddings: (B, D, X, Y) of length one for each sensor present in the batch; empty without contrast.
-        match_logits: (B,) whether a sample's sensors belong together; None without matching.
+        embeddings: (B, D, X, Y) of length one for each sensor present in the batch; none without contrast and matching.
+        match_logits: (B, X, Y) for every two of these sensors: whether what they show there is of one moment and one
+            calibration. The mean over cells is a sample's answer. None without matching.
         motion: of what is in the cells; None if that is not learnt.
         objects: heatmaps and boxes of what moves; None if that is not learnt.
         pictured: (B, R, D) what a picture network would see at the places asked about; None if that is not learnt.
@@ -60,7 +63,7 @@ class PretrainingOutput:
     features: BevFeatures
     reconstruction: Reconstruction | None
     embeddings: dict[Sensor, Tensor]
-    match_logits: Tensor | None
+    match_logits: dict[tuple[Sensor, Sensor], Tensor] | None
     motion: CellMotion | None
     objects: DensePredictions | None
     pictured: Tensor | None
@@ -83,8 +86,8 @@ class FusionPercPretraining(BevEncoder):
         each: dict[str, nn.Module] = {
             s: Embedding(channels, pretraining.contrast_channels) for s in config.sensor_names
         }
-        self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 else {})
-        self.matching = MatchingHead(channels) if pretraining.wants_matching else None
+        self.embeddings = nn.ModuleDict(each if pretraining.contrast > 0 or pretraining.wants_matching else {})
+        self.matching = MatchingHead(pretraining.temperature) if pretraining.wants_matching else None
         self.motion = MotionHead(channels, grid, pretraining.voxels_per_cell) if pretraining.motion > 0 else None
         self.objects = DenseHead(grid, channels, config.detection.channels) if pretraining.objects > 0 else None
         seen = 0 if self.camera is None or not pretraining.wants_pictures else self.camera.backbone.feature_channels[0]
@@ -108,11 +111,12 @@ class FusionPercPretraining(BevEncoder):
             ValueError: no sample has any sensor that this model takes.
         """
         features = self.encode(inputs)
+        embeddings = {s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings}
         return PretrainingOutput(
             features=features,
             reconstruction=None if self.reconstruction is None else self.reconstruction(features.fused, horizon_s),
-            embeddings={s: self.embeddings[s](bev) for s, bev in features.sensors.items() if s in self.embeddings},
-            match_logits=None if self.matching is None else self.matching(features.fused),
+            embeddings=embeddings,
+            match_logits=None if self.matching is None else self.matching(embeddings),
             motion=None if self.motion is None else self.motion(features.fused),
             objects=None if self.objects is None else self.objects(features.fused),
             pictured=None if self.pictured is None or places_m is None else self.pictured(features.fused, places_m),
@@ -131,20 +135,27 @@ class Embedding(nn.Module):
 
 
 class MatchingHead(nn.Module):
-    """One number per sample: do its sensors belong together? Source: UNITER's image-text matching (ECCV 2020)."""
+    """For each cell: does what two sensors show there belong together?
 
-    def __init__(self, channels: int) -> None:
+    Source: the question is UNITER's (image-text matching, ECCV 2020), the answer SigLIP's (ICCV 2023): how alike two
+    embeddings are, scaled and shifted. Asked of the fused map, as a whole or cell by cell, it was not learnt.
+
+    Args:
+        temperature: one over the scale at first.
+    """
+
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.look = nn.Sequential(
-            ConvNormAct(channels, channels, stride=2),
-            ConvNormAct(channels, channels, stride=2),
-        )
-        self.answer = nn.Linear(2 * channels, 1)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.shift = nn.Parameter(torch.zeros(()))
 
-    def forward(self, fused: Float[Tensor, "batch channels x y"]) -> Float[Tensor, " batch"]:
-        seen = self.look(fused)
-        pooled = torch.cat([seen.mean((2, 3)), seen.amax((2, 3))], 1)
-        return self.answer(pooled).squeeze(1).float()  # type: ignore[no-any-return]
+    def forward(
+        self, embeddings: dict[Sensor, Float[Tensor, "batch channels x y"]]
+    ) -> dict[tuple[Sensor, Sensor], Float[Tensor, "batch x y"]]:
+        return {
+            (one, other): self.log_scale.exp() * (embeddings[one] * embeddings[other]).sum(1) + self.shift
+            for one, other in combinations(embeddings, 2)
+        }
 
 
 class MotionHead(nn.Module):

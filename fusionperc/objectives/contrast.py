@@ -1,4 +1,6 @@
-"""Contrast: what one sensor sees in a cell is like what another sees there, and unlike another sample at that place.
+"""What one sensor sees in a cell is like what another sees there, and unlike what is not there.
+
+*Contrast* asks of which sample of the batch it is; *matching*, whether two sensors are of one moment and calibration.
 
 Cells are compared with the same cell of the batch's other samples, never with other cells: where a cell lies is told by
 every map, by the density of LiDAR's rings or the reach of a camera, whatever it shows, and was all that was learnt when
@@ -6,7 +8,8 @@ cells were told apart from all others of the batch. Nor are samples of earlier b
 what the network was a moment ago is easier than to look. So the batch is what there is to be told from: of two samples
 little is learnt; of eight, cells find theirs among held-out samples 1.6 to 4 times as often, and cameras gain.
 
-Source: CLIP (Radford et al., ICML 2021) for the symmetric loss.
+Source: CLIP (Radford et al., ICML 2021) for the symmetric loss of contrast, SigLIP (Zhai et al., ICCV 2023) for that of
+matching.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from torch import Tensor
 from fusionperc.config import PretrainingConfig
 from fusionperc.geometry import BevGrid
 from fusionperc.measurements import Measurements
-from fusionperc.types import Sensor
+from fusionperc.types import SENSORS, Sensor
 
 
 def contrast_loss(
@@ -59,6 +62,40 @@ def contrast_loss(
         terms.append(F.cross_entropy((alike / config.temperature).masked_fill(~has[other], -torch.inf), asking))
     nothing = torch.stack([bev.sum() for bev in embeddings.values()]).sum() * 0
     return torch.stack(terms).mean() if terms else nothing
+
+
+def matching_loss(
+    logits: dict[tuple[Sensor, Sensor], Float[Tensor, "batch x y"]],
+    present: dict[Sensor, Bool[Tensor, " batch"]],
+    is_wrong: Bool[Tensor, "batch sensors"],
+    measured: Measurements,
+    grid: BevGrid,
+    config: PretrainingConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Whether every two sensors belong together where LiDAR met something, in nats a cell.
+
+    Args:
+        logits: of each pair, in cells.
+        present: which samples have which sensor.
+        is_wrong: sensors, as `SENSORS`, of another moment or calibration than the rest of their sample.
+        measured: tells where LiDAR met something in truth.
+        grid: of the maps.
+        config: cells of a sample.
+        generator: draws the cells.
+
+    Returns:
+        0 where no sample has two sensors.
+    """
+    everything = torch.ones(len(is_wrong), dtype=torch.bool, device=is_wrong.device)
+    sample, cell = surface_cells(measured, everything, grid, config.contrast_cells, generator)
+    terms = []
+    for (one, other), pair in logits.items():
+        belongs = ~(is_wrong[:, SENSORS.index(one)] | is_wrong[:, SENSORS.index(other)])
+        asked = (present[one] & present[other])[sample]
+        told = pair[sample[asked], cell[asked, 0], cell[asked, 1]]
+        terms.append(F.binary_cross_entropy_with_logits(told, belongs[sample[asked]].float(), reduction="none"))
+    return torch.cat(terms).sum() / max(1, sum(len(term) for term in terms)) if terms else is_wrong.sum() * 0.0
 
 
 def surface_cells(

@@ -22,10 +22,10 @@ from fusionperc.measurements import LidarRays, Measurements, RadarReturns, Surfa
 from fusionperc.models.detection import DensePredictions
 from fusionperc.models.pretraining import CellMotion, PretrainingOutput
 from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ray_distribution
-from fusionperc.objectives.contrast import contrast_loss
+from fusionperc.objectives.contrast import contrast_loss, matching_loss
 from fusionperc.objectives.detection import dense_box_losses, depth_loss, draw_heatmaps, gaussian_focal_loss
 from fusionperc.objectives.pictures import pictured_loss
-from fusionperc.types import Boxes
+from fusionperc.types import SENSORS, Boxes
 
 #: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
 _LEAST_DOPPLER_MPS = 0.1
@@ -63,6 +63,7 @@ class PretrainingObjective:
         is_whole: Tensor | None = None,
         has_past: Tensor | None = None,
         seen: tuple[Tensor, Tensor] | None = None,
+        is_wrong: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name, unweighted but for ``total``, the weighted sum to minimise.
 
@@ -72,12 +73,13 @@ class PretrainingObjective:
             depth_m: (B, N, h, w) as `types.Targets.depth_m`, or None.
             hidden: (B, X, Y) bool: cells whose LiDAR was hidden.
             belongs: (B,) bool: samples whose sensors belong together; the others teach matching only.
-            generator: draws the cells that contrast compares.
+            generator: draws the cells that contrast and matching compare.
             surfaces: what moves.
             objects: (B) boxes of what moves.
             is_whole: (B,) bool: samples that teach what moves, by default all.
             has_past: (B,) bool: samples in which motion could be seen, by default all; of the others it is not asked.
             seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
+            is_wrong: (B, 3) bool: of the samples that do not belong together, which of `SENSORS` is wrong; else none.
         """
         weights = self.weights
         teaches_objects = belongs if is_whole is None else belongs & is_whole
@@ -91,13 +93,16 @@ class PretrainingObjective:
             losses["depth"] = depth_loss(output.features.depth_logits, told, self.camera)
         if weights.wants_pictures and output.pictured is not None and seen is not None:
             losses["pictures"] = pictured_loss(output.pictured, seen[0], seen[1] & belongs[:, None])
-        if len(output.embeddings) > 1:
+        if weights.contrast > 0 and len(output.embeddings) > 1:
             present = output.features.present
             losses["contrast"] = contrast_loss(
                 output.embeddings, present, measured, belongs, self.grid, weights, generator
             )
         if output.match_logits is not None:
-            losses["matching"] = F.binary_cross_entropy_with_logits(output.match_logits, belongs.float())
+            wrong = torch.zeros_like(belongs)[:, None].expand(-1, len(SENSORS)) if is_wrong is None else is_wrong
+            losses["matching"] = matching_loss(
+                output.match_logits, output.features.present, wrong, measured, self.grid, weights, generator
+            )
         if output.motion is not None and surfaces is not None:
             losses |= motion_losses(output.motion, surfaces, knows_motion)
         if output.objects is not None and surfaces is not None and objects is not None:

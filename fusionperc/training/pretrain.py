@@ -64,8 +64,11 @@ class Pretraining(TrainingModule):
         if is_unmasked:
             config = config.model_copy(update={"whole": 1.0})
         share = config.mismatched if config.wants_matching else 0.0
-        mixed, belongs = mismatch(batch.inputs, share, generator)
+        mixed, is_wrong = mismatch(batch.inputs, share, generator)
         masked = mask_inputs(mixed, config, self.objective.grid, generator)
+        # What is left of a sample whose wrong sensor is hidden belongs together.
+        is_wrong = is_wrong & masked.inputs.present
+        belongs = ~is_wrong.any(1)
         places_m, seen = None, None
         if self.teacher is not None and batch.inputs.cameras is not None:
             places_m = ends_of_rays(batch.measured.lidar, batch.measured.horizon_s.shape[1])
@@ -84,6 +87,7 @@ class Pretraining(TrainingModule):
             is_whole=masked.is_whole,
             has_past=masked.has_past,
             seen=seen,
+            is_wrong=is_wrong,
         )
 
 

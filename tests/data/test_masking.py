@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
 from fusionperc.data import masking
-from fusionperc.data.masking import hide_past, mask_inputs, mask_patches, mismatch, wrong_calibrations
+from fusionperc.data.masking import hide_past, mask_inputs, mask_patches, mismatch, with_taken, wrong_calibrations
 from fusionperc.geometry import BevGrid, project_points, rigid, rotation_from_yaw, transform_points
 from fusionperc.types import SENSORS, CameraInputs, Points, Sensor, SensorInputs
 
@@ -217,25 +217,25 @@ def test_exactly_the_wrong_samples_are_changed_in_one_sensor() -> None:
     inputs, generator = make_inputs(4), seeded()
     counts, sensors = 0, set()
     for _ in range(60):
-        mixed, belongs = mismatch(inputs, 0.4, generator)
+        mixed, is_wrong = mismatch(inputs, 0.4, generator)
         found = changed(inputs, mixed)
         touched = [sensor for sensor in SENSORS if any(found[sensor])]
-        assert len(touched) == (0 if bool(belongs.all()) else 1)
-        for sensor in touched:
-            assert found[sensor] == (~belongs).tolist()
+        assert len(touched) == int(is_wrong.any())
+        for column, sensor in enumerate(SENSORS):
+            assert found[sensor] == is_wrong[:, column].tolist()
         sensors.update(touched)
-        counts += int((~belongs).sum())
+        counts += int(is_wrong.sum())
     assert sensors == set(SENSORS)
     assert counts / 240 == pytest.approx(0.4, abs=0.1)
 
 
 def test_at_share_zero_nothing_changes() -> None:
     inputs = make_inputs()
-    mixed, belongs = mismatch(inputs, 0.0, seeded())
-    assert mixed is inputs and bool(belongs.all())
+    mixed, is_wrong = mismatch(inputs, 0.0, seeded())
+    assert mixed is inputs and not bool(is_wrong.any())
     alone = inputs.only(("lidar",))
-    mixed, belongs = mismatch(alone, 0.9, seeded())
-    assert mixed is alone and bool(belongs.all()), "with one sensor nothing can be wrong"
+    mixed, is_wrong = mismatch(alone, 0.9, seeded())
+    assert mixed is alone and not bool(is_wrong.any()), "with one sensor nothing can be wrong"
 
 
 def test_a_wrong_sample_has_anothers_data_or_moved_ones() -> None:
@@ -244,12 +244,12 @@ def test_a_wrong_sample_has_anothers_data_or_moved_ones() -> None:
     _, _, old = parts(inputs)
     kinds = []
     for _ in range(80):
-        mixed, belongs = mismatch(inputs, 0.5, generator)
+        mixed, is_wrong = mismatch(inputs, 0.5, generator)
         new = mixed.lidar
         assert new is not None
         if not any(changed(inputs, mixed)["lidar"]):
             continue
-        for sample in torch.nonzero(~belongs).flatten().tolist():
+        for sample in torch.nonzero(is_wrong.any(1)).flatten().tolist():
             own, taken = new.of_sample(sample), old.of_sample((sample - 1) % 4)
             kinds.append(torch.equal(own.xyz_m, taken.xyz_m))
             if not kinds[-1]:
@@ -262,11 +262,11 @@ def test_a_batch_of_one_is_moved_only() -> None:
     inputs, generator = make_inputs(1), seeded()
     wrong = 0
     for _ in range(20):
-        mixed, belongs = mismatch(inputs, 0.7, generator)
+        mixed, is_wrong = mismatch(inputs, 0.7, generator)
         found = changed(inputs, mixed)
-        assert [any(found[sensor]) for sensor in SENSORS].count(True) == (0 if bool(belongs) else 1)
+        assert [found[sensor][0] for sensor in SENSORS] == is_wrong[0].tolist()
         assert torch.equal(parts(mixed)[0].images, parts(inputs)[0].images)
-        wrong += int(not bool(belongs))
+        wrong += int(is_wrong.sum())
     assert 8 < wrong < 20
 
 
@@ -277,8 +277,8 @@ def test_what_lacks_a_sensor_is_not_made_wrong_with_it() -> None:
     inputs = replace(inputs, radar=None, present=only_lidar)
     generator = seeded()
     for _ in range(30):
-        mixed, belongs = mismatch(inputs, 0.9, generator)
-        assert bool(belongs[0]) and mixed.present.equal(only_lidar)
+        mixed, is_wrong = mismatch(inputs, 0.9, generator)
+        assert not bool(is_wrong[0].any() | is_wrong[:, 1].any()) and mixed.present.equal(only_lidar)
 
 
 def test_wrong_calibrations_are_rigid_and_not_small() -> None:
@@ -297,7 +297,7 @@ def test_wrong_calibrations_are_rigid_and_not_small() -> None:
 def test_a_wrong_calibration_moves_a_sensor_as_a_whole(sensor: Sensor) -> None:
     inputs, itself = make_inputs(2), torch.arange(2)
     moved = wrong_calibrations(2, seeded())
-    result = masking._swapped(inputs, sensor, itself, moved)
+    result = with_taken(inputs, sensor, itself, moved)
     assert [any(changed(inputs, result)[name]) for name in SENSORS] == [name == sensor for name in SENSORS]
     (old_cameras, *old_points), (new_cameras, *new_points) = parts(inputs), parts(result)
     for sample in range(2):

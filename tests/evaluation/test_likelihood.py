@@ -106,8 +106,8 @@ def small_yaml(root: Path, folder: Path) -> Path:
 def test_pretraining_tool_measures_likelihood_and_draws(
     tiny_drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [str(small_yaml(tiny_drives, tmp_path)), f"run.dir={tmp_path / 'run'}", "pretraining.contrast=0.2"]
-    words += ["--samples", "2", "--pictures", "1"]
+    words = [str(small_yaml(tiny_drives, tmp_path)), f"run.dir={tmp_path / 'run'}", "--samples", "2", "--pictures", "1"]
+    words += ["pretraining.contrast=0.2", "pretraining.matching=0.2"]
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     monkeypatch.setattr(sys, "argv", ["pretrain", *words])
     runpy.run_path(str(ROOT / "tools" / "pretrain.py"), run_name="__main__")
@@ -125,6 +125,9 @@ def test_pretraining_tool_measures_likelihood_and_draws(
     pairs = json.loads((tmp_path / "run" / "contrast.json").read_text())
     assert len(pairs) == 6 and {"camera in lidar", "lidar in camera"} < pairs.keys()
     assert all(shares["chance"] == 0.5 and 0 <= shares["network"] <= 1 for shares in pairs.values())
+    noticed = json.loads((tmp_path / "run" / "matching.json").read_text())
+    assert len(noticed) == 6 and {"lidar of another moment", "camera of another calibration"} < noticed.keys()
+    assert all(areas["chance"] == 0.5 and 0 <= areas["network"] <= 1 for areas in noticed.values())
     boxed = json.loads((tmp_path / "run" / "objects.json").read_text())
     assert list(boxed) == [PAST, MOMENT]
     assert all(row["objects"] >= 1 and 0 <= row["found"] <= 1 for row in boxed.values())

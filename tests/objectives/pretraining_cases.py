@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ def outputs(batch: int = 2, seed: int = 0) -> PretrainingOutput:
         ),
         Reconstruction(VOLUME, density, leaf(moments, 8, 8), leaf(moments, 2, 8, 8), leaf(moments, 8, 8)),
         {sensor: F.normalize(leaf(batch, 6, 8, 8), dim=1) for sensor in sensors},
-        leaf(batch),
+        {(one, other): leaf(batch, 8, 8) for one, other in combinations(sensors, 2)},
         CellMotion(FINE, leaf(batch, 16, 16), leaf(batch, 2, 16, 16)),
         DensePredictions(leaf(batch, 8, 8, 8), leaf(batch, 10, 8, 8), dense_boxes(leaf(batch, 8, 8, NUM_RAW))),
         leaf(batch, 7, 5),

@@ -1,4 +1,4 @@
-"""Contrast by hand: a cell is told apart from the same cell of other samples, never by where it lies."""
+"""Contrast and matching by hand: a cell is told apart from the same cell of other samples, never by where it lies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretraining_cases import GRID, measurements
 from torch import Tensor
 
 from fusionperc.config import PretrainingConfig
-from fusionperc.objectives.contrast import contrast_loss, surface_cells
+from fusionperc.objectives.contrast import contrast_loss, matching_loss, surface_cells
 from fusionperc.types import Sensor
 
 BOTH = torch.tensor([True, True])
@@ -72,6 +72,39 @@ def test_sensors_that_no_sample_has_together_have_a_loss_of_nought() -> None:
     loss = loss_of({"camera": leaf, "lidar": leaf * 2}, apart)
     loss.backward()
     assert loss.item() == 0 and leaf.grad is not None and not bool(leaf.grad.any())
+
+
+def test_only_pairs_with_a_wrong_sensor_are_to_be_told_from_those_that_belong_together() -> None:
+    """LiDAR of the second sample is wrong: the cameras and radar still belong together."""
+    is_wrong = torch.tensor([[False, False, False], [False, False, True]])
+    logits: dict[tuple[Sensor, Sensor], Tensor] = {
+        pair: torch.full((2, 8, 8), 1.5, requires_grad=True)
+        for pair in (("camera", "radar"), ("camera", "lidar"), ("radar", "lidar"))  # type: ignore[misc]
+    }
+    present: dict[Sensor, Tensor] = dict.fromkeys(("camera", "radar", "lidar"), BOTH)
+    loss = matching_loss(logits, present, is_wrong, measurements(), GRID, CONFIG, torch.Generator().manual_seed(0))
+    loss.backward()
+    yes, no = math.log1p(math.exp(-1.5)), math.log1p(math.exp(1.5))
+    assert loss.item() == pytest.approx((4 * yes + 2 * no) / 6)
+    _, cells = surface_cells(measurements(), BOTH, GRID, 100, None)
+    for pair, value in logits.items():
+        assert value.grad is not None
+        for sample in range(2):
+            there = value.grad[sample, cells[:, 0], cells[:, 1]]
+            assert bool((there > 0).all() if sample == 1 and "lidar" in pair else (there < 0).all())
+        value.grad[:, cells[:, 0], cells[:, 1]] = 0
+        assert not bool(value.grad.any()), "where nothing was met nothing is asked"
+
+
+def test_what_has_no_other_sensor_is_not_asked_whether_it_matches() -> None:
+    cameras_alone: dict[Sensor, Tensor] = {"camera": BOTH, "lidar": torch.tensor([False, True])}
+    right = torch.zeros(2, 3, dtype=torch.bool)
+    logits: dict[tuple[Sensor, Sensor], Tensor] = {
+        ("camera", "lidar"): torch.tensor([9.0, -2.0])[:, None, None].expand(2, 8, 8)
+    }
+    found = matching_loss(logits, cameras_alone, right, measurements(), GRID, CONFIG)
+    assert found.item() == pytest.approx(math.log1p(math.exp(2.0)))
+    assert matching_loss({}, cameras_alone, right, measurements(), GRID, CONFIG).item() == 0
 
 
 def test_cells_are_those_in_which_rays_end_each_once() -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from pretraining_cases import (
     FINE,
     GRID,
@@ -68,6 +67,7 @@ def test_total_is_the_weighted_sum() -> None:
         ("radar", {"radar", "doppler", "prediction_radar", "prediction_doppler"}, "radar_terms"),
         ("depth", {"depth"}, "depth_loss"),
         ("pictures", {"pictures"}, None),
+        ("contrast", {"contrast"}, "contrast_loss"),
     ],
 )
 def test_what_weighs_nothing_is_not_computed(
@@ -83,7 +83,8 @@ def test_what_weighs_nothing_is_not_computed(
     [
         ({"likelihood": 0, "prediction": 0}, {"reconstruction", "pictured"}),
         ({"pictures": 0}, {"pictured"}),
-        ({"contrast": 0}, {"embeddings"}),
+        ({"contrast": 0}, set()),
+        ({"contrast": 0, "matching": 0}, {"embeddings", "matching"}),
         ({"motion": 0}, {"motion"}),
         ({"objects": 0}, {"objects"}),
         ({"matching": 0}, {"matching"}),
@@ -112,11 +113,7 @@ def test_what_does_not_belong_together_teaches_matching_only() -> None:
             assert bool(value.grad[moment].any()) == learns
     assert output.features.depth_logits is not None and output.features.depth_logits.grad is not None
     assert bool(output.features.depth_logits.grad[0].any()) and not bool(output.features.depth_logits.grad[1].any())
-    assert output.match_logits.grad is not None
-    signs = output.match_logits.grad.sign().tolist()
-    assert signs == [-1.0, 1.0]  # towards "yes" and "no"
-    expected = F.binary_cross_entropy_with_logits(output.match_logits, torch.tensor([1.0, 0.0]))
-    torch.testing.assert_close(losses["matching"], expected)
+    assert all(pair.grad is not None and bool(pair.grad[1].any()) for pair in output.match_logits.values())
 
 
 def test_a_batch_where_nothing_belongs_is_no_error() -> None:

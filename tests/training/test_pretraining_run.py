@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from fusionperc.data.unlabelled import make_unlabelled_loader
 from fusionperc.models.encoder import ENCODER_PARTS
 from fusionperc.models.fusionperc import FusionPerc
 from fusionperc.models.pretraining import FusionPercPretraining
+from fusionperc.objectives.pretraining import PretrainingObjective
 from fusionperc.training import run as training_run
 from fusionperc.training.checkpoints import CheckpointError, read_checkpoint
 from fusionperc.training.finetune import Finetuning
 from fusionperc.training.optimization import parameter_groups
 from fusionperc.training.pretrain import Pretraining, pretrain
 from fusionperc.training.run import finetune
-from fusionperc.types import SensorInputs
+from fusionperc.types import Sensor, SensorInputs
 
 ANNOTATIONS = ("sample_annotation", "instance", "category", "attribute", "visibility")
 
@@ -116,6 +119,31 @@ def test_the_last_steps_hide_no_ground_and_no_patch(
     assert shares[:4] == [0.0, 0.0, 1.0, 1.0]
     assert whole[:4] == [False, False, True, True]
     assert all(share == 0.0 for share in shares[4:]), "what is held out is always judged by what is hidden"
+
+
+def test_what_is_left_of_a_sample_whose_wrong_sensor_is_hidden_belongs_together(
+    tiny_drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sample's LiDAR is wrong; it is asked about with LiDAR hidden and shown."""
+    config = pretraining_config(tiny_drives, tmp_path / "run")
+    module, batch = Pretraining(config), next(iter(make_unlabelled_loader(config, training=True)))
+    is_wrong = torch.tensor([[False, False, True], [False, False, False]])
+    found: list[list[bool]] = []
+
+    def mask(shown: tuple[Sensor, ...], inputs: SensorInputs, *rest: Any) -> Masked:
+        return replace(mask_inputs(inputs, *rest), inputs=inputs.only(shown))
+
+    def spy(
+        self: Any, output: Any, measured: Any, depth_m: Any, cells: Any, belongs: Tensor, *_: Any, **__: Any
+    ) -> None:
+        found.append(belongs.tolist())
+
+    monkeypatch.setattr("fusionperc.training.pretrain.mismatch", lambda inputs, *_: (inputs, is_wrong))
+    monkeypatch.setattr(PretrainingObjective, "__call__", spy)
+    for shown in (("camera", "radar", "lidar"), ("camera", "radar")):
+        monkeypatch.setattr("fusionperc.training.pretrain.mask_inputs", partial(mask, shown))
+        module.losses(batch, torch.Generator().manual_seed(0))
+    assert found == [[False, True], [True, True]]
 
 
 def test_no_label_is_read(
