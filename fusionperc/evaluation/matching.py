@@ -40,7 +40,7 @@ def evaluate_matching(
     Returns:
         For each sensor, as 'lidar of another moment' and 'lidar of another calibration', the area under the ROC curve:
         how often a sample as it was recorded is thought to belong together more than a wrong one. By chance, and the
-        network's. Nothing of sensors that no two paired samples have beside another.
+        network's. Nothing of sensors that no two paired samples have beside another one.
 
     Raises:
         ValueError: the network has no matching head.
@@ -53,10 +53,11 @@ def evaluate_matching(
     wrong: dict[str, list[Tensor]] = {}
     for first, second in zip(samples[:half], samples[half:], strict=False):
         pair = collate_inputs([first, second])
+        both = pair.present.all(0)
+        if int(both.sum()) < 2:
+            continue
         as_recorded = _answers(model, pair, device)
-        for column, sensor in enumerate(SENSORS):
-            if not bool((pair.present[:, column] & (pair.present.sum(1) > 1)).all()):
-                continue
+        for sensor in (s for s, has in zip(SENSORS, both.tolist(), strict=True) if has):
             itself, unmoved = torch.arange(2), torch.eye(4).expand(2, 4, 4)
             made = {
                 MOMENT: with_taken(pair, sensor, itself.flip(0), unmoved),

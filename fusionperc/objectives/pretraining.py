@@ -25,7 +25,7 @@ from fusionperc.models.reconstruction import RayDistribution, Reconstruction, ra
 from fusionperc.objectives.contrast import contrast_loss, matching_loss
 from fusionperc.objectives.detection import dense_box_losses, depth_loss, draw_heatmaps, gaussian_focal_loss
 from fusionperc.objectives.pictures import pictured_loss
-from fusionperc.types import SENSORS, Boxes
+from fusionperc.types import Boxes
 
 #: No radar is surer of a speed than this, m/s: the scatter of its own measurement.
 _LEAST_DOPPLER_MPS = 0.1
@@ -56,14 +56,13 @@ class PretrainingObjective:
         measured: Measurements,
         depth_m: Tensor | None,
         hidden: Tensor,
-        belongs: Tensor,
+        is_wrong: Tensor,
         generator: torch.Generator | None = None,
         surfaces: Surfaces | None = None,
         objects: list[Boxes] | None = None,
         is_whole: Tensor | None = None,
         has_past: Tensor | None = None,
         seen: tuple[Tensor, Tensor] | None = None,
-        is_wrong: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name, unweighted but for ``total``, the weighted sum to minimise.
 
@@ -72,16 +71,16 @@ class PretrainingObjective:
             measured: what was measured at the moments that were to be reconstructed, the key frame's first.
             depth_m: (B, N, h, w) as `types.Targets.depth_m`, or None.
             hidden: (B, X, Y) bool: cells whose LiDAR was hidden.
-            belongs: (B,) bool: samples whose sensors belong together; the others teach matching only.
+            is_wrong: (B, 3) bool: which of `SENSORS` do not belong to the rest of their sample; a sample with such a
+                sensor teaches matching only.
             generator: draws the cells that contrast and matching compare.
             surfaces: what moves.
             objects: (B) boxes of what moves.
             is_whole: (B,) bool: samples that teach what moves, by default all.
             has_past: (B,) bool: samples in which motion could be seen, by default all; of the others it is not asked.
             seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
-            is_wrong: (B, 3) bool: of the samples that do not belong together, which of `SENSORS` is wrong; else none.
         """
-        weights = self.weights
+        weights, belongs = self.weights, ~is_wrong.any(1)
         teaches_objects = belongs if is_whole is None else belongs & is_whole
         knows_motion = teaches_objects if has_past is None else teaches_objects & has_past
         losses: dict[str, Tensor] = {}
@@ -99,9 +98,9 @@ class PretrainingObjective:
                 output.embeddings, present, measured, belongs, self.grid, weights, generator
             )
         if output.match_logits is not None:
-            wrong = torch.zeros_like(belongs)[:, None].expand(-1, len(SENSORS)) if is_wrong is None else is_wrong
+            present = output.features.present
             losses["matching"] = matching_loss(
-                output.match_logits, output.features.present, wrong, measured, self.grid, weights, generator
+                output.match_logits, present, is_wrong, measured, self.grid, weights, generator
             )
         if output.motion is not None and surfaces is not None:
             losses |= motion_losses(output.motion, surfaces, knows_motion)

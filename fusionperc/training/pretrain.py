@@ -68,7 +68,6 @@ class Pretraining(TrainingModule):
         masked = mask_inputs(mixed, config, self.objective.grid, generator)
         # What is left of a sample whose wrong sensor is hidden belongs together.
         is_wrong = is_wrong & masked.inputs.present
-        belongs = ~is_wrong.any(1)
         places_m, seen = None, None
         if self.teacher is not None and batch.inputs.cameras is not None:
             places_m = ends_of_rays(batch.measured.lidar, batch.measured.horizon_s.shape[1])
@@ -80,14 +79,13 @@ class Pretraining(TrainingModule):
             batch.measured,
             batch.depth_m,
             masked.hidden,
-            belongs,
+            is_wrong,
             generator,
             surfaces=batch.surfaces,
             objects=batch.objects,
             is_whole=masked.is_whole,
             has_past=masked.has_past,
             seen=seen,
-            is_wrong=is_wrong,
         )
 
 

@@ -50,6 +50,8 @@ def test_what_was_recorded_is_told_from_what_was_not(tiny_drives: Path, tmp_path
     assert len(scores) == 6
     for name, areas in scores.items():
         assert areas == {"chance": 0.5, "network": 0.5 if name.startswith("radar") else 1.0}, name
+    alone = load_config(small_yaml(tiny_drives, tmp_path), ["model.sensors=L"])
+    assert evaluate_matching(cast(FusionPercPretraining, Comparing()), alone, 2) == {}
 
 
 def test_a_network_without_the_head_is_refused(tiny_drives: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def losses_of(
     measured: Measurements | None = None,
     *,
     hidden: Tensor | None = None,
-    belongs: Tensor | None = None,
+    is_wrong: Tensor | None = None,
 ) -> dict[str, Tensor]:
     measured = measurements() if measured is None else measured
     batch = measured.horizon_s.shape[0]
@@ -139,7 +139,7 @@ def losses_of(
         measured,
         torch.full((batch, 1, 2, 3), 4.5),
         torch.ones(batch, 8, 8, dtype=torch.bool) if hidden is None else hidden,
-        torch.ones(batch, dtype=torch.bool) if belongs is None else belongs,
+        torch.zeros(batch, 3, dtype=torch.bool) if is_wrong is None else is_wrong,
         torch.Generator().manual_seed(0),
         surfaces(batch),
         objects(batch),

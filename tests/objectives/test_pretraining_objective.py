@@ -102,7 +102,7 @@ def test_a_network_has_no_head_for_what_weighs_nothing(off: dict[str, float], go
 
 def test_what_does_not_belong_together_teaches_matching_only() -> None:
     output = outputs()
-    losses = losses_of(config_of(), output, belongs=torch.tensor([True, False]))
+    losses = losses_of(config_of(), output, is_wrong=torch.tensor([[False, False, False], [False, True, False]]))
     losses["total"].backward()
     reconstruction = output.reconstruction
     assert reconstruction is not None and output.match_logits is not None
@@ -118,7 +118,7 @@ def test_what_does_not_belong_together_teaches_matching_only() -> None:
 
 def test_a_batch_where_nothing_belongs_is_no_error() -> None:
     output = outputs()
-    losses = losses_of(config_of(), output, belongs=torch.zeros(2, dtype=torch.bool))
+    losses = losses_of(config_of(), output, is_wrong=torch.eye(3, dtype=torch.bool)[:2])
     assert all(losses[name].item() == 0 for name in TERMS - {"matching"})
     losses["total"].backward()
     assert output.reconstruction is not None and output.reconstruction.density.grad is not None
@@ -342,7 +342,7 @@ def test_nothing_is_asked_where_something_low_stays() -> None:
 
 def test_what_moves_is_asked_only_where_it_could_be_seen() -> None:
     config, output, measured = config_of(), outputs(), measurements()
-    arguments = (output, measured, None, torch.ones(2, 8, 8, dtype=torch.bool), torch.ones(2, dtype=torch.bool),
+    arguments = (output, measured, None, torch.ones(2, 8, 8, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool),
                  torch.Generator().manual_seed(0), surfaces(), objects())  # fmt: skip
     with_past = PretrainingObjective(config)(*arguments)
     every, none = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)

@@ -127,23 +127,23 @@ def test_what_is_left_of_a_sample_whose_wrong_sensor_is_hidden_belongs_together(
     """The first sample's LiDAR is wrong; it is asked about with LiDAR hidden and shown."""
     config = pretraining_config(tiny_drives, tmp_path / "run")
     module, batch = Pretraining(config), next(iter(make_unlabelled_loader(config, training=True)))
-    is_wrong = torch.tensor([[False, False, True], [False, False, False]])
-    found: list[list[bool]] = []
+    lidar_is_wrong = torch.tensor([[False, False, True], [False, False, False]])
+    found: list[list[list[bool]]] = []
 
     def mask(shown: tuple[Sensor, ...], inputs: SensorInputs, *rest: Any) -> Masked:
         return replace(mask_inputs(inputs, *rest), inputs=inputs.only(shown))
 
     def spy(
-        self: Any, output: Any, measured: Any, depth_m: Any, cells: Any, belongs: Tensor, *_: Any, **__: Any
+        self: Any, output: Any, measured: Any, depth_m: Any, cells: Any, is_wrong: Tensor, *_: Any, **__: Any
     ) -> None:
-        found.append(belongs.tolist())
+        found.append(is_wrong.tolist())
 
-    monkeypatch.setattr("fusionperc.training.pretrain.mismatch", lambda inputs, *_: (inputs, is_wrong))
+    monkeypatch.setattr("fusionperc.training.pretrain.mismatch", lambda inputs, *_: (inputs, lidar_is_wrong))
     monkeypatch.setattr(PretrainingObjective, "__call__", spy)
     for shown in (("camera", "radar", "lidar"), ("camera", "radar")):
         monkeypatch.setattr("fusionperc.training.pretrain.mask_inputs", partial(mask, shown))
         module.losses(batch, torch.Generator().manual_seed(0))
-    assert found == [[False, True], [True, True]]
+    assert found == [lidar_is_wrong.tolist(), torch.zeros(2, 3, dtype=torch.bool).tolist()]
 
 
 def test_no_label_is_read(
