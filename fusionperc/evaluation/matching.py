@@ -49,8 +49,7 @@ def evaluate_matching(
         raise ValueError("the network has no matching head: pretrain it with pretraining.matching above 0")
     samples = [dataset[index].inputs for dataset, index in held_samples(config, num_samples)]
     half, generator = len(samples) // 2, torch.Generator().manual_seed(0)
-    right: dict[str, list[Tensor]] = {}
-    wrong: dict[str, list[Tensor]] = {}
+    answers: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for first, second in zip(samples[:half], samples[half:], strict=False):
         pair = collate_inputs([first, second])
         both = pair.present.all(0)
@@ -64,9 +63,8 @@ def evaluate_matching(
                 CALIBRATION: with_taken(pair, sensor, itself, wrong_calibrations(2, generator)),
             }
             for kind, inputs in made.items():
-                right.setdefault(f"{sensor} {kind}", []).append(as_recorded)
-                wrong.setdefault(f"{sensor} {kind}", []).append(_answers(model, inputs, device))
-    return {name: {CHANCE: 0.5, NETWORK: _told_apart(torch.cat(right[name]), torch.cat(wrong[name]))} for name in right}
+                answers.setdefault(f"{sensor} {kind}", []).append((as_recorded, _answers(model, inputs, device)))
+    return {name: {CHANCE: 0.5, NETWORK: _told_apart(pairs)} for name, pairs in answers.items()}
 
 
 def _answers(model: FusionPercPretraining, inputs: SensorInputs, device: torch.device | str) -> Tensor:
@@ -75,7 +73,9 @@ def _answers(model: FusionPercPretraining, inputs: SensorInputs, device: torch.d
     return torch.stack([pair.mean((1, 2)) for pair in logits.values()]).mean(0).cpu()
 
 
-def _told_apart(right: Tensor, wrong: Tensor) -> float:
+def _told_apart(answers: list[tuple[Tensor, Tensor]]) -> float:
+    """The area under the ROC curve, of answers to samples as recorded and to wrong ones."""
+    right, wrong = (torch.cat(each) for each in zip(*answers, strict=True))
     truth = torch.cat([torch.ones_like(right), torch.zeros_like(wrong)]).long()
     return float(binary_auroc(torch.cat([right, wrong]).sigmoid(), truth))
 

@@ -87,15 +87,18 @@ def matching_loss(
     Returns:
         0 where no sample has two sensors.
     """
+    if not logits:
+        return torch.zeros((), device=is_wrong.device)
     everything = torch.ones(len(is_wrong), dtype=torch.bool, device=is_wrong.device)
     sample, cell = surface_cells(measured, everything, grid, config.contrast_cells, generator)
-    terms = []
+    told, truth = [], []
     for (one, other), pair in logits.items():
         belongs = ~(is_wrong[:, SENSORS.index(one)] | is_wrong[:, SENSORS.index(other)])
         asked = (present[one] & present[other])[sample]
-        told = pair[sample[asked], cell[asked, 0], cell[asked, 1]]
-        terms.append(F.binary_cross_entropy_with_logits(told, belongs[sample[asked]].float(), reduction="none"))
-    return torch.cat(terms).sum() / max(1, sum(len(term) for term in terms)) if terms else is_wrong.sum() * 0.0
+        told.append(pair[sample[asked], cell[asked, 0], cell[asked, 1]])
+        truth.append(belongs[sample[asked]].float())
+    nats = F.binary_cross_entropy_with_logits(torch.cat(told), torch.cat(truth), reduction="none")
+    return nats.sum() / max(1, len(nats))
 
 
 def surface_cells(

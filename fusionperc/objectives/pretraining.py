@@ -80,7 +80,7 @@ class PretrainingObjective:
             has_past: (B,) bool: samples in which motion could be seen, by default all; of the others it is not asked.
             seen: what `pictures.PictureTeacher` saw at the places the network was asked about, and where.
         """
-        weights, belongs = self.weights, ~is_wrong.any(1)
+        weights, belongs, present = self.weights, ~is_wrong.any(1), output.features.present
         teaches_objects = belongs if is_whole is None else belongs & is_whole
         knows_motion = teaches_objects if has_past is None else teaches_objects & has_past
         losses: dict[str, Tensor] = {}
@@ -93,12 +93,10 @@ class PretrainingObjective:
         if weights.wants_pictures and output.pictured is not None and seen is not None:
             losses["pictures"] = pictured_loss(output.pictured, seen[0], seen[1] & belongs[:, None])
         if weights.contrast > 0 and len(output.embeddings) > 1:
-            present = output.features.present
             losses["contrast"] = contrast_loss(
                 output.embeddings, present, measured, belongs, self.grid, weights, generator
             )
         if output.match_logits is not None:
-            present = output.features.present
             losses["matching"] = matching_loss(
                 output.match_logits, present, is_wrong, measured, self.grid, weights, generator
             )
